@@ -1,0 +1,47 @@
+//! `gp1`, the Gatepass protocol: what a phone, an agent and a relay say to each other, and how each judges what it hears.
+//!
+//! Bytes and a time go in; bytes and a verdict come out. There is no IO here, no clock and no random source of its own:
+//! the caller hands in `now` (Unix seconds) and a [`rand_core::CryptoRng`]. So the same code runs in an agent, a phone, a
+//! relay, a fuzzer and a model checker, and every test of it is repeatable.
+//!
+//! From the wire up:
+//!
+//! ```text
+//! wire, ids, code      strict msgpack; 16-byte names; every way to fail, with what a person is told
+//! frame, channel       what clients and a relay exchange, in the clear for the relay; sse: without a WebSocket
+//! keys, signed         Ed25519, X25519, P-256; the one signed-statement mechanism
+//! statement, trust     certificates, tickets, policy, revocation, relay list; what an agent or a phone believes
+//! qr, noise, sealed    the QR, the end-to-end channel that it keys, and one-way sealed messages
+//! pairing              the state machines of both ends, from QR to result
+//! presence             who of a tenant is connected
+//! vault                secrets behind a password
+//! ```
+//!
+//! `docs/PROTOCOL.md` says the same for somebody who writes a client in another language.
+
+pub mod api;
+pub mod channel;
+pub mod code;
+pub mod enrol;
+pub mod event;
+pub mod frame;
+pub mod ids;
+pub mod keys;
+mod noise;
+mod numbered;
+pub mod order;
+pub mod pairing;
+pub mod policy;
+pub mod presence;
+pub mod qr;
+pub mod sealed;
+pub mod signed;
+pub mod sse;
+pub mod statement;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod trust;
+pub mod vault;
+pub mod wire;
+
+pub use code::Code;
