@@ -1,0 +1,192 @@
+//! A profile in use: the server's API with the administrator's token, and what this machine knows to be in force.
+//!
+//! The server isn't believed. Statements that it shows must be signed by the profile's CA keys, and must not be older than
+//! what this machine saw before: otherwise a server that hides the newest revocation list would have the administrator sign
+//! one that brings a stolen phone back. What was seen is kept beside the profile.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use gatepass_client::{Http, Proxies, Tls, edge};
+use gatepass_control::api::{Base64, InForce, NewStatement, Statements, Technician};
+use gatepass_protocol::Code;
+use gatepass_protocol::ids::TenantId;
+use gatepass_protocol::signed::Signed;
+use gatepass_protocol::statement::{Kind, Statement};
+use gatepass_protocol::trust::TrustStore;
+
+use crate::files;
+use crate::profile::Profile;
+
+pub(crate) struct Session {
+    pub(crate) profile: Profile,
+    pub(crate) profile_path: PathBuf,
+    pub(crate) tenant: TenantId,
+    http: Http,
+}
+
+/// What this machine has seen: kept beside the profile.
+#[derive(Default, Serialize, Deserialize)]
+struct Seen {
+    statements: Statements,
+    /// Identifiers by name.
+    technicians: BTreeMap<String, String>,
+}
+
+const OLD_BACKUP: &str = "nothing was signed. If the server was restored from an old backup, run 'gatepass resend'; if \
+                          not, somebody is hiding the newest";
+
+impl Session {
+    /// Reads the profile and its token.
+    pub(crate) fn open(profile_path: &Path) -> Result<Session> {
+        let profile = Profile::read(profile_path)?;
+        let token = files::read_secret(&profile.token_file, "the token file")?;
+        let tls = Tls::from_pem(profile.server_ca_pem()?.as_deref())?;
+        let http = Http::new(&profile.url, tls, Proxies::from_environment()?)?.with_bearer(&token);
+        Ok(Session { tenant: profile.tenant()?, profile, profile_path: profile_path.to_owned(), http })
+    }
+
+    /// GET something of the tenant.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, what: &str) -> Result<T> {
+        Ok(self.http.get_json(&self.path(what)).await?)
+    }
+
+    /// POST something to the tenant.
+    pub(crate) async fn post<Q: Serialize, A: DeserializeOwned>(&self, what: &str, question: &Q) -> Result<A> {
+        Ok(self.http.post_json(&self.path(what), question).await?)
+    }
+
+    fn path(&self, what: &str) -> String {
+        format!("/api/v1/tenants/{}{what}", self.tenant)
+    }
+
+    /// Hands over a signed statement, and remembers that it is in force.
+    pub(crate) async fn submit(&self, statement: &Signed<Statement>) -> Result<InForce> {
+        let bytes = Base64::from(statement.bytes().to_vec());
+        let in_force = self.post("/statements", &NewStatement { statement: bytes.clone() }).await?;
+        let mut seen = self.seen()?;
+        match statement.body().kind {
+            Kind::Policy => seen.statements.policy = Some(bytes),
+            Kind::Revocation => seen.statements.revocation = Some(bytes),
+            Kind::Relays => seen.statements.relays = Some(bytes),
+            Kind::Device | Kind::Agent | Kind::Ticket => {}
+        }
+        self.remember(&seen)?;
+        Ok(in_force)
+    }
+
+    /// The tenant's technicians. A name that suddenly means somebody else is noticed.
+    pub(crate) async fn technicians(&self) -> Result<Vec<Technician>> {
+        let technicians: Vec<Technician> = self.get("/technicians").await?;
+        let mut seen = self.seen()?;
+        for technician in &technicians {
+            let known = seen.technicians.entry(technician.name.clone()).or_insert_with(|| technician.id.to_string());
+            if *known != technician.id.to_string() {
+                bail!(
+                    "the server says that the technician \"{}\" is {}, but this machine knows {known}; nothing was signed",
+                    technician.name,
+                    technician.id
+                );
+            }
+        }
+        self.remember(&seen)?;
+        Ok(technicians)
+    }
+
+    /// The technician of that name.
+    pub(crate) async fn technician(&self, name: &str) -> Result<Technician> {
+        let technicians = self.technicians().await?;
+        let names: Vec<&str> = technicians.iter().map(|technician| technician.name.as_str()).collect();
+        let hint = crate::keys::hint(name, &names);
+        let found = technicians.iter().find(|technician| technician.name == name).cloned();
+        found.with_context(|| format!("there is no technician \"{name}\"{hint}"))
+    }
+
+    /// What is in force: the newest that the server shows, if this machine has seen nothing newer.
+    pub(crate) async fn trust(&self) -> Result<TrustStore> {
+        let mut trust = self.profile.trust()?;
+        let mut seen = self.seen()?;
+        seen.statements.restore_into(&mut trust).with_context(|| self.seen_path().display().to_string())?;
+        let shown: Statements = self.http.get_json(&format!("/api/v1/statements/{}", self.tenant)).await?;
+        let hidden = [
+            ("policy", trust.kept(Kind::Policy).is_some() && shown.policy.is_none()),
+            ("revocation list", trust.revocation().is_some() && shown.revocation.is_none()),
+            ("relay list", trust.relays().is_some() && shown.relays.is_none()),
+        ];
+        if let Some((kind, _)) = hidden.into_iter().find(|(_, hidden)| *hidden) {
+            bail!("the server shows no {kind}, but this machine has seen one; {OLD_BACKUP}");
+        }
+        let known: Vec<Bytes> = in_order(&seen.statements).map(|(_, statement)| statement).collect();
+        for (kind, statement) in in_order(&shown).filter(|(_, statement)| !known.contains(statement)) {
+            accept(&mut trust, kind, statement, edge::now())?;
+        }
+        seen.statements = shown;
+        self.remember(&seen)?;
+        Ok(trust)
+    }
+
+    /// Gives the server what this machine has seen and the server has lost; says of each kind what became of it.
+    pub(crate) async fn resend(&self) -> Result<Vec<(&'static str, String)>> {
+        let shown: Statements = self.http.get_json(&format!("/api/v1/statements/{}", self.tenant)).await?;
+        let shown: Vec<Bytes> = in_order(&shown).map(|(_, statement)| statement).collect();
+        let mut outcomes = Vec::new();
+        for (kind, statement) in in_order(&self.seen()?.statements) {
+            let outcome = if shown.contains(&statement) {
+                "the server has it".to_owned()
+            } else {
+                let question = NewStatement { statement: statement.to_vec().into() };
+                match self.post::<_, InForce>("/statements", &question).await {
+                    Ok(in_force) => format!("epoch {} is in force again", in_force.epoch),
+                    Err(error) => error.to_string(),
+                }
+            };
+            outcomes.push((kind, outcome));
+        }
+        Ok(outcomes)
+    }
+
+    fn seen(&self) -> Result<Seen> {
+        let path = self.seen_path();
+        if !path.exists() {
+            return Ok(Seen::default());
+        }
+        let text = files::read_public(&path, "what this machine has seen")?;
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    fn remember(&self, seen: &Seen) -> Result<()> {
+        let (path, text) = (self.seen_path(), serde_json::to_string_pretty(seen)?);
+        let known = path.exists() && files::read_public(&path, "what this machine has seen")? == text;
+        if known { Ok(()) } else { files::replace(&path, &text) }
+    }
+
+    fn seen_path(&self) -> PathBuf {
+        self.profile_path.with_extension("seen.json")
+    }
+}
+
+/// The revocation list last: it may revoke the CA key that signed one of the others, which stays in force until replaced.
+fn in_order(statements: &Statements) -> impl Iterator<Item = (&'static str, Bytes)> {
+    let all = [
+        ("policy", &statements.policy),
+        ("relay list", &statements.relays),
+        ("revocation list", &statements.revocation),
+    ];
+    all.into_iter().filter_map(|(kind, statement)| Some((kind, statement.as_ref()?.0.clone())))
+}
+
+fn accept(trust: &mut TrustStore, kind: &str, statement: Bytes, when: u64) -> Result<()> {
+    match trust.accept(&statement, when) {
+        Ok(_) => Ok(()),
+        Err(Code::StaleEpoch) => bail!("the server shows an older {kind} than this machine has seen; {OLD_BACKUP}"),
+        Err(code) => bail!(
+            "the server shows a {kind} that none of the CA keys in the profile has signed ({}); nothing was signed",
+            code.name()
+        ),
+    }
+}

@@ -1,0 +1,329 @@
+//! What travels in the JSON of `/api/v1`: identifiers as hexadecimal digits, signed bytes as base64, times as Unix seconds.
+//!
+//! The command line uses the same types, so that both ends change together.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use gatepass_protocol::api::text;
+pub use gatepass_protocol::api::{Base64, EnrolAgent, EnrolDevice, Kept, NewEvent, Statements, Waiting, Welcome};
+use gatepass_protocol::ids::{ComputerId, DeviceId, Serial, TechnicianId, TenantId};
+use gatepass_protocol::keys::Kid;
+use gatepass_protocol::statement::Kind;
+
+/// Hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+mod optional_text {
+    use std::{fmt::Display, str::FromStr};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(id: &Option<T>, out: S) -> Result<S::Ok, S::Error> {
+        match id {
+            Some(id) => out.collect_str(id),
+            None => out.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+        input: D,
+    ) -> Result<Option<T>, D::Error> {
+        let text = Option::<String>::deserialize(input)?;
+        text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+    }
+}
+
+mod kid {
+    use gatepass_protocol::keys::Kid;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(kid: &Kid, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(&super::hex(&kid.0))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Kid, D::Error> {
+        let text = String::deserialize(input)?;
+        let digits = u64::from_str_radix(&text, 16).ok().filter(|_| text.len() == 16);
+        digits.map(|digits| Kid(digits.to_be_bytes())).ok_or_else(|| D::Error::custom("not a key identifier"))
+    }
+}
+
+/// The signed statements that are in force in a tenant, one of each kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StatementKind {
+    /// Who may do what, where and how.
+    Policy,
+    /// What no longer counts.
+    Revocation,
+    /// Where the relays are.
+    Relays,
+}
+
+impl StatementKind {
+    /// All of them.
+    pub const ALL: [StatementKind; 3] = [StatementKind::Policy, StatementKind::Revocation, StatementKind::Relays];
+
+    /// The kind on the wire.
+    pub fn kind(self) -> Kind {
+        match self {
+            StatementKind::Policy => Kind::Policy,
+            StatementKind::Revocation => Kind::Revocation,
+            StatementKind::Relays => Kind::Relays,
+        }
+    }
+
+    /// The name in sentences, in the database and in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            StatementKind::Policy => "policy",
+            StatementKind::Revocation => "revocation list",
+            StatementKind::Relays => "relay list",
+        }
+    }
+}
+
+/// A statement that an administrator signed: a ticket, a policy, a revocation list, a relay list.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NewStatement {
+    /// The signed bytes.
+    pub statement: Base64,
+}
+
+/// The epoch that is now in force.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct InForce {
+    /// The statement's epoch.
+    pub epoch: u64,
+}
+
+/// A tenant to be made, or a technician to be added.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Named {
+    /// What people call it.
+    pub name: String,
+}
+
+/// A tenant.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Tenant {
+    /// Its identifier.
+    #[serde(with = "text")]
+    pub id: TenantId,
+    /// What people call it.
+    pub name: String,
+    /// When it was made.
+    pub created: u64,
+}
+
+/// A new tenant with its administrator's token, which is shown this once.
+#[derive(Serialize, Deserialize)]
+pub struct TenantCreated {
+    /// Its identifier.
+    #[serde(with = "text")]
+    pub id: TenantId,
+    /// What an administrator shows to be let in.
+    pub token: String,
+}
+
+/// A tenant at a glance.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The tenant.
+    pub tenant: Tenant,
+    /// The server's version.
+    pub version: String,
+    /// The server's clock.
+    pub time: u64,
+    /// How many CA keys are trusted.
+    pub ca_keys: u64,
+    /// How many technicians there are.
+    pub technicians: u64,
+    /// How many phones are enrolled.
+    pub devices: u64,
+    /// How many phones wait for approval.
+    pub pending: u64,
+    /// How many computers are enrolled.
+    pub computers: u64,
+    /// The number of the last entry of the audit trail.
+    pub events: u64,
+    /// The epochs in force: 0 where nothing was signed yet.
+    pub policy_epoch: u64,
+    /// See `policy_epoch`.
+    pub revocation_epoch: u64,
+    /// See `policy_epoch`.
+    pub relays_epoch: u64,
+}
+
+/// A CA key of a tenant: the public half, all that the server ever has.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CaKey {
+    /// Its short name in statements.
+    #[serde(with = "kid")]
+    pub kid: Kid,
+    /// What the administrator calls it.
+    pub name: String,
+    /// SubjectPublicKeyInfo.
+    pub pem: String,
+    /// Since when it is trusted.
+    pub added: u64,
+}
+
+/// A CA key to be trusted.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewCaKey {
+    /// What the administrator calls it.
+    pub name: String,
+    /// SubjectPublicKeyInfo.
+    pub pem: String,
+}
+
+/// A person who may approve.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Technician {
+    /// The identifier in certificates and rules.
+    #[serde(with = "text")]
+    pub id: TechnicianId,
+    /// The name in account names and on screens.
+    pub name: String,
+    /// Since when.
+    pub added: u64,
+}
+
+/// An enrolment ticket, as the server knows it: without the secret that travels in the ticket file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ticket {
+    /// The statement's serial.
+    #[serde(with = "text")]
+    pub serial: Serial,
+    /// "agent" or "phone".
+    pub purpose: String,
+    /// The tags that its computers get.
+    pub tags: Vec<String>,
+    /// How often it may be used.
+    pub uses: u64,
+    /// How often it was.
+    pub used: u64,
+    /// Until when.
+    pub not_after: u64,
+}
+
+/// A phone that waits for an administrator.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PendingDevice {
+    /// The request's identifier.
+    #[serde(with = "text")]
+    pub request: Serial,
+    /// What the phone calls itself.
+    pub name: String,
+    /// When it asked.
+    pub asked: u64,
+    /// The ticket it used.
+    pub ticket: Base64,
+    /// The request as the phone signed it with the ticket's key.
+    pub enrol: Base64,
+}
+
+/// The certificate that an administrator signed for a waiting phone.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ApproveDevice {
+    /// The signed certificate.
+    pub certificate: Base64,
+}
+
+/// An enrolled phone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Device {
+    /// The identifier.
+    #[serde(with = "text")]
+    pub id: DeviceId,
+    /// What the phone calls itself.
+    pub name: String,
+    /// Whose it is.
+    pub technician: String,
+    /// The certificate's serial.
+    #[serde(with = "text")]
+    pub serial: Serial,
+    /// When it was approved.
+    pub approved: u64,
+    /// Until when its certificate holds.
+    pub not_after: u64,
+    /// Whether it stands on the revocation list.
+    pub revoked: bool,
+}
+
+/// An enrolled computer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Computer {
+    /// The identifier.
+    #[serde(with = "text")]
+    pub id: ComputerId,
+    /// What it calls itself.
+    pub name: String,
+    /// Its domain, empty where it has none.
+    pub domain: String,
+    /// Its operating system.
+    pub os: String,
+    /// What rules may select it by.
+    pub tags: Vec<String>,
+    /// When it was enrolled.
+    pub enrolled: u64,
+    /// Until when its certificate holds.
+    pub not_after: u64,
+    /// When its agent last sent an event.
+    pub last_event: Option<u64>,
+    /// Whether it stands on the revocation list.
+    pub revoked: bool,
+}
+
+/// An entry of the audit trail.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TrailEntry {
+    /// Its number, from 1, without gaps.
+    pub seq: u64,
+    /// When the server wrote it.
+    pub at: u64,
+    /// The computer that signed it; none where the control plane wrote down what it did for somebody.
+    #[serde(with = "optional_text", default)]
+    pub computer: Option<ComputerId>,
+    /// Whether that computer was revoked by then, so that its word may be somebody else's.
+    #[serde(default)]
+    pub revoked: bool,
+    /// The signed event, or the JSON of an [`Act`].
+    pub event: Base64,
+    /// The certificate chain of the computer that signed it, for checking its signature.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<Base64>,
+    /// See [`trail_hash`].
+    pub hash: Base64,
+}
+
+/// The hash of a trail's entry: over the previous entry's (32 zero bytes before the first) and the event.
+pub fn trail_hash(previous: &[u8; 32], event: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update(previous).chain_update(event).finalize().into()
+}
+
+/// What happened at the control plane: what an administrator did, or who enrolled with which ticket.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Act {
+    /// When.
+    pub at: u64,
+    /// What, in a few words: "ticket added".
+    pub act: String,
+    /// To what: an identifier or a name.
+    pub to: String,
+    /// More about it, in words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// Whether a character would do something to a terminal or hide something from its reader: controls, and the marks that
+/// turn the direction of writing.
+pub fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
