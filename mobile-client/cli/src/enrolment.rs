@@ -1,0 +1,143 @@
+//! `enrol` and `status`.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use gatepass_client::edge;
+use gatepass_mobile::{
+    enrol::{self, EnrolError, Enrolment},
+    keys::check_pin,
+    profile::Profile,
+};
+use gatepass_protocol::{enrol::Ticket, statement::KeyProtection};
+use zeroize::Zeroizing;
+
+use crate::{
+    home::{self, Home},
+    terminal::{line, pin},
+    when,
+};
+
+/// How often the control plane is asked whether the administrator has approved.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+
+#[derive(Args)]
+pub(crate) struct Enrol {
+    /// The ticket; a file that only you can read
+    #[arg(long, value_name = "FILE")]
+    ticket_file: Option<PathBuf>,
+    /// What to call this phone [default: this machine's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// The PIN; a file that only you can read [default: asked twice, unseen]
+    #[arg(long, value_name = "FILE")]
+    pin_file: Option<PathBuf>,
+    /// Do not wait for the administrator; run 'enrol' again later
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl Enrol {
+    pub(crate) async fn run(self, home: &Home) -> Result<ExitCode> {
+        let mut profile = match home.profile()? {
+            Some(profile) if profile.fingerprint().is_none() => {
+                bail!("this phone is already enrolled ({}): for another, give another --home", profile.device_name)
+            }
+            Some(profile) if self.ticket_file.is_none() => profile,
+            _ => self.begin(home).await?,
+        };
+        line!("Fingerprint of this phone's request: {}", profile.fingerprint().unwrap_or_default());
+        line!("Read it to your administrator, who compares it and approves.");
+        let mut done = approved(&mut profile).await?;
+        if !done && self.no_wait {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !done {
+            line!("Waiting for the approval (Ctrl-C and 'gatepass-phone enrol' later is fine) ...");
+        }
+        while !done {
+            tokio::time::sleep(ASK_EVERY).await;
+            done = approved(&mut profile).await?;
+        }
+        home.keep(&profile)?;
+        show(&profile)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn begin(&self, home: &Home) -> Result<Profile> {
+        let file =
+            self.ticket_file.as_deref().context("give the ticket from your administrator: --ticket-file FILE")?;
+        let ticket = Ticket::from_text(&home::secret(file)?)?;
+        // Nobody thinks up a PIN for a ticket that is none.
+        enrol::check(&ticket, edge::now())?;
+        let pin = self.new_pin()?;
+        let name =
+            self.name.clone().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+        let enrolment = Enrolment::begin(&ticket, &name, &pin, edge::now(), &mut edge::rng())?;
+        let profile = enrolment.through(home.proxies.clone()).send().await?;
+        home.keep(&profile)?;
+        Ok(profile)
+    }
+
+    fn new_pin(&self) -> Result<Zeroizing<String>> {
+        let first = pin(self.pin_file.as_deref(), "Choose a PIN for approvals (6 characters or more)")?;
+        check_pin(&first)?;
+        if self.pin_file.is_none() && *pin(None, "The same PIN again")? != *first {
+            bail!("the two PINs differ: run the command again");
+        }
+        Ok(first)
+    }
+}
+
+/// Asks once. A server that is away for a while is asked again like one that has no answer yet.
+async fn approved(profile: &mut Profile) -> Result<bool> {
+    match enrol::ask(profile, edge::now()).await {
+        Err(EnrolError::Http(error)) if error.may_pass() => {
+            tracing::warn!(%error, "still waiting");
+            Ok(false)
+        }
+        answer => Ok(answer?),
+    }
+}
+
+pub(crate) async fn status(home: &Home) -> Result<ExitCode> {
+    let mut profile = home.enrolled()?;
+    if let Some(fingerprint) = profile.fingerprint() {
+        line!("Waiting for the administrator's approval; fingerprint {}", fingerprint);
+        return Ok(ExitCode::FAILURE);
+    }
+    let mut trust = profile.trust()?;
+    let reached = enrol::refresh(&mut profile, &mut trust, edge::now()).await;
+    home.remember(&trust)?;
+    let shown = show(&profile);
+    match &reached {
+        Ok(()) => line!("Control     {} answers", profile.url),
+        Err(error) => line!("Control     {}", error),
+    }
+    shown?;
+    Ok(if reached.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn show(profile: &Profile) -> Result<()> {
+    let now = edge::now();
+    let trust = profile.trust()?;
+    line!("Phone       {} ({})", profile.device_name, profile.device);
+    line!("Tenant      {}", profile.tenant);
+    let certificate = profile.certificate(&trust, now)?;
+    let (terms, statement) = (certificate.terms(), certificate.statement());
+    line!("Technician  {} ({})", terms.technician_name, terms.technician);
+    let place = match terms.protection {
+        KeyProtection::Software => "in software, behind the PIN",
+        KeyProtection::Hardware => "in hardware",
+    };
+    line!("Approvals   signed by a key {}", place);
+    line!("Certificate {}, valid until {}", statement.serial, when::date(statement.not_after));
+    line!("Policy      epoch {}", trust.policy_epoch());
+    line!("Revocation  epoch {}", trust.revocation_epoch());
+    match trust.relays() {
+        Some(list) => list.terms().relays.iter().for_each(|relay| line!("Relay {}     {}", relay.index, relay.url)),
+        None => line!("Relays      none known yet: ask your administrator to sign a relay list"),
+    }
+    Ok(())
+}
