@@ -1,0 +1,274 @@
+"""Replays docs/vectors with other people's cryptography: `ops/python/check`."""
+
+import json
+import pathlib
+import re
+import sys
+import warnings
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from gatepass import channel, enrol, trust, vault, wire
+from gatepass.qr import BadQr, Qr, tenant_tag
+
+checks = 0
+code_names = {}
+
+
+def same(found, expected, about):
+    global checks
+    checks += 1
+    if found != expected:
+        sys.exit(f"{about}: expected {expected!r}, found {found!r}")
+
+
+def unhex(value, name):
+    return bytes.fromhex(value[name])
+
+
+def verdict(act):
+    """What `act` returns, or the name of the code with which it refuses."""
+    try:
+        return act()
+    except trust.Refused as refused:
+        return code_names[refused.code]
+
+
+def qr(file):
+    for case in file["cases"]:
+        found = Qr(case["text"])
+        for name, value in (("bytes", found.data), ("qs", found.qs), ("a_q", found.a_q), ("rid", found.rid), ("psk", found.psk)):
+            same(value, unhex(case, name), name)
+        same(found.relay_idx, case["relay_idx"], "relay_idx")
+        same(tenant_tag(unhex(case, "tenant")), unhex(case, "tenant_tag"), "tenant tag")
+        same(found.tenant_tag, unhex(case, "tenant_tag"), "tenant tag in the QR")
+        same(found.tag(unhex(case, "claim_n")), unhex(case, "claim_tag"), "claim tag")
+    for case in file["negative"]:
+        try:
+            Qr(case["text"])
+            found = "taken"
+        except BadQr as bad:
+            found = bad.kind
+        same(found, case["expect"], case["name"])
+
+
+BODIES = {
+    "M1": wire.HELLO, "M2": wire.AGENT_HELLO, "M3": wire.DEVICE_HELLO, "M4": wire.CONTEXT, "M5": wire.DECISION,
+    "M6": wire.OUTCOME, "M7 end": wire.ENDING, "M7 receipt": wire.ENDING,
+}
+
+
+def agree(private, public):
+    return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+
+
+def handshake(file):
+    for case in file["cases"]:
+        code = Qr(case["qr_text"])
+        same(b"gp1" + code.data, unhex(case, "prologue"), "prologue")
+        phone = channel.Channel(code, True, unhex(case, "s_phone_private"), unhex(case, "e_phone_private"))
+        agent = channel.Channel(code, False, unhex(case, "a_q_private"), unhex(case, "e_agent_private"))
+        for message in case["messages"]:
+            name, kind, body, sent = message["name"], message["type"], unhex(message, "body"), unhex(message, "wire")
+            writer, reader = (phone, agent) if message["from"] == "phone" else (agent, phone)
+            if name in ("M1", "M2", "M3"):
+                same(writer.write(kind, body), sent, name)
+                same(reader.read(kind, sent), body, name)
+            else:
+                same(writer.seal(kind, body), sent, name)
+                same(reader.open([kind], sent), (kind, body), name)
+            fields = wire.decode(BODIES[name], body)
+            if name == "M2":
+                same(writer.h_before, reader.h_before, "h before M2's payload")
+                key = wire.claimed(wire.STATEMENT, fields["chain"][0])["keys"][0]["key"]["key"]
+                wire.verify_raw(1, key, wire.framed("gp1 agent-auth", reader.h_before), fields["signature"])
+                signer = Ed25519PrivateKey.from_private_bytes(unhex(case, "agent_sign_seed"))
+                same(signer.sign(wire.framed("gp1 agent-auth", reader.h_before)), fields["signature"], "the agent's signature")
+            if name == "M7 receipt":
+                receipt = wire.verified(wire.RECEIPT, "gp1 receipt", fields, 1, key)
+                same(receipt["verified"]["disabled"], True, "receipt")
+        for end in (phone, agent):
+            same(end.h, unhex(case, "h"), "h")
+            same(end.up, unhex(case, "key_phone_to_agent"), "key up")
+            same(end.down, unhex(case, "key_agent_to_phone"), "key down")
+            same(end.exporter, unhex(case, "exporter"), "exporter")
+            same(end.confirm_code(), case["confirm_code"], "confirm code")
+        same(phone.cks, [unhex(step, "ck") for step in case["schedule"][1:]], "chaining keys")
+        same(agree(unhex(case, "e_phone_private"), code.a_q), unhex(case["schedule"][2], "input"), "es")
+    for case in file["negative"]:
+        first = file["cases"][0]
+        code = Qr(first["qr_text"])
+        phone = channel.Channel(code, True, unhex(first, "s_phone_private"), unhex(first, "e_phone_private"))
+        agent = channel.Channel(code, False, unhex(first, "a_q_private"), unhex(first, "e_agent_private"))
+        try:
+            for message in first["messages"][:3]:
+                reader, writer = (agent, phone) if message["from"] == "phone" else (phone, agent)
+                writer.write(message["type"], unhex(message, "body"))
+                sent = unhex(case if case["message"] == message["name"] else message, "wire")
+                reader.read(message["type"], sent)
+            found = "taken"
+        except channel.Broken:
+            found = "generic"
+        same(found, case["expect"], case["name"])
+
+
+def confirm(file):
+    for case in file["cases"]:
+        same(channel.confirm_code(unhex(case, "exporter"), unhex(case, "h")), case["code"], "confirm code")
+    for case in file["typed"]:
+        same(case["typed"].replace("CODE", "042").strip() == "042", case["right"], "typed")
+
+
+CHANNEL = re.compile(r"(computer|device|tenant|presence)/[0-9a-f]{32}")
+
+
+def unhexed(fields, shape):
+    """The JSON of a vector with its byte strings as bytes, where the shape says so."""
+    if isinstance(shape, wire.Fields):
+        return {name: unhexed(value, inner) for (name, inner), value in zip(shape.fields.items(), fields, strict=True)}
+    if isinstance(shape, list):
+        return [unhexed(item, shape[0]) for item in fields]
+    if isinstance(shape, tuple) and shape[0] == "?":
+        return None if fields is None else unhexed(fields, shape[1])
+    return bytes.fromhex(fields) if shape == "bin" or isinstance(shape, tuple) and shape[0] == "bin" else fields
+
+
+def frames(file):
+    for case in file["cases"]:
+        shape = wire.FRAMES[case["type"]]
+        fields = unhexed(case["fields"], shape)
+        same(wire.encode_frame(case["type"], *wire.values(shape, fields)), unhex(case, "bytes"), case["name"])
+        same(wire.decode_frame(unhex(case, "bytes")), (case["type"], fields), case["name"])
+    for case in file["negative"]:
+        data = bytes(case["zeros"]) if "zeros" in case else unhex(case, "bytes")
+        try:
+            wire.decode_frame(data)
+            found = "taken"
+        except wire.TooLarge:
+            found = "size"
+        except wire.Malformed:
+            found = "bad_frame"
+        same(found, case["expect"], case["name"])
+    for case in file["bulletins"]:
+        statement = unhexed(case["statement"], ("?", "bin"))
+        fields = {"kind": case["kind"], "epoch": case["epoch"], "statement": statement}
+        same(wire.decode(wire.BULLETIN, unhex(case, "bytes")), fields, "bulletin")
+    for case in file["presence"]:
+        fields = unhexed([case["whole"], case["online"], case["offline"]], wire.PRESENCE)
+        same(wire.decode(wire.PRESENCE, unhex(case, "bytes")), fields, "presence")
+    for good in file["channels"]["good"]:
+        same(bool(CHANNEL.fullmatch(good)), True, good)
+    for bad in file["channels"]["bad"]:
+        same(bool(CHANNEL.fullmatch(bad)), False, bad)
+
+
+def statements(file):
+    tenant = unhex(file, "tenant")
+    decoded = file["decoded"]
+    statement = wire.claimed(wire.STATEMENT, unhex(decoded, "signed"))
+    for name in ("version", "kind", "not_before", "not_after", "epoch", "usages"):
+        same(statement[name], decoded[name], name)
+    for name in ("serial", "issuer", "tenant", "subject", "constraints"):
+        same(statement[name], unhex(decoded, name), name)
+    for key, expected in zip(statement["keys"], decoded["keys"], strict=True):
+        found = key["key"]
+        same((key["use"], found["algorithm"], found["key"].hex()), (expected["use"], expected["algorithm"], expected["key"]), "key")
+        same(wire.kid(**found).hex(), expected["kid"], "kid")
+        same(wire.revocation_id(**found).hex(), expected["revocation_id"], "revocation id")
+    terms = wire.decode(wire.DEVICE, statement["constraints"])
+    same(terms["technician"].hex(), decoded["terms"]["technician"], "technician")
+    for case in file["certificates"]:
+        store = trust.TrustStore(tenant, file["ca_pem"])
+        for entry in case["lists"]:
+            store.accept(bytes.fromhex(entry), 1_800_000_000)
+        chain = [bytes.fromhex(link) for link in case["chain"]]
+        same(verdict(lambda: store.certificate(chain, case["now"]) and "ok"), case["expect"], case["name"])
+    for case in file["lists"]:
+        store = trust.TrustStore(tenant, file["ca_pem"])
+        for step in case["steps"]:
+            same(verdict(lambda: store.accept(unhex(step, "list"), case["now"])), step["expect"], case["name"])
+    signed_bodies(file["signed"])
+
+
+def signed_bodies(signed):
+    auth = signed["relay_auth"]
+    fields = {"nonce": unhex(auth, "nonce"), "relay": auth["relay"], "time": auth["time"]}
+    signer = Ed25519PrivateKey.from_private_bytes(unhex(auth, "seed")).sign
+    same(wire.sign(wire.RELAY_AUTH, auth["label"], fields, signer), unhex(auth, "signed"), "RelayAuth")
+    for name, shape in (("relay_auth", wire.RELAY_AUTH), ("device_request", wire.DEVICE_REQUEST), ("event", wire.EVENT)):
+        case = signed[name]
+        wire.verified(shape, case["label"], unhex(case, "signed"), 1, unhex(case, "public"))
+    request = signed["device_request"]
+    same(enrol.fingerprint(unhex(request, "signed")), request["fingerprint"], "fingerprint")
+    ticket = signed["ticket"]
+    fields = enrol.read_ticket(ticket["text"])
+    same(fields["statement"], unhex(ticket, "statement"), "ticket")
+    same((fields["url"], fields["cas"], fields["tls_ca_pem"]), (ticket["url"], ticket["cas"], None), "ticket")
+    public = Ed25519PrivateKey.from_private_bytes(fields["seed"]).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    store = trust.TrustStore(wire.claimed(wire.STATEMENT, fields["statement"])["tenant"], fields["cas"])
+    same(store.ticket(fields["statement"], 1_800_000_000).key(trust.SIGN), public, "the ticket's key")
+
+
+def approval(file):
+    chains = [[bytes.fromhex(link) for link in file[name]] for name in ("agent_chain", "device_chain")]
+    for case in file["cases"]:
+        store = trust.TrustStore(unhex(file, "tenant"), file["ca_pem"])
+        store.accept(unhex(file, "policy"), 1_800_000_000)
+        for entry in case["lists"]:
+            store.accept(bytes.fromhex(entry), 1_800_000_000)
+        decide = lambda: trust.judge(store, *chains, unhex(file, "h"), unhex(file, "context"), unhex(case, "m5"), case["now"])
+        same(verdict(decide), case["expect"], case["name"])
+
+
+def sealed(file):
+    for case in file["cases"]:
+        message, private = unhex(case, "message"), unhex(case, "recipient_private")
+        same(channel.seal_letter(unhex(case, "recipient"), message, unhex(case, "e_private")), unhex(case, "sealed"), case["name"])
+        same(channel.open_letter(private, unhex(case, "sealed")), message, case["name"])
+        if "letter" in case["name"]:
+            letter = wire.decode(wire.LETTER, message)
+            key = wire.claimed(wire.STATEMENT, letter["chain"][0])["keys"][0]["key"]["key"]
+            shape, label = (wire.ORDER, "gp1 order") if "order" in case["name"] else (wire.REPORT, "gp1 report")
+            wire.verified(shape, label, letter["signed"], 1, key)
+    for case in file["negative"]:
+        try:
+            channel.open_letter(unhex(case, "recipient_private"), unhex(case, "sealed"))
+            found = "taken"
+        except channel.Broken:
+            found = "not_sealed"
+        same(found, case["expect"], case["name"])
+
+
+def vaults(file):
+    for case in file["cases"]:
+        same(vault.open_vault(case["vault"], case["password"]), unhex(case, "secret"), case["name"])
+    for case in file["negative"]:
+        try:
+            vault.open_vault(case["vault"], case["password"])
+            found = "opened"
+        except vault.NotOpened as error:
+            found = error.kind
+        same(found, case["expect"], case["name"])
+
+
+def main():
+    # The vectors fix the ephemeral keys, of which noiseprotocol rightly warns.
+    warnings.filterwarnings("ignore", module="noise")
+    folder = pathlib.Path(sys.argv[1])
+    files = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    code_names.update((code["number"], code["name"]) for code in files["frames"]["codes"])
+    replays = {
+        "qr": qr, "handshake": handshake, "confirm": confirm, "frames": frames, "statements": statements, "approval": approval,
+        "sealed": sealed, "vault": vaults,
+    }
+    same(sorted(files), sorted(replays), "the files")
+    for name, replay in replays.items():
+        before = checks
+        replay(files[name])
+        print(f"{name}.json: {checks - before} checks")
+
+
+if __name__ == "__main__":
+    main()
