@@ -5,6 +5,7 @@ exit code: 0 granted or denied as told, 2 refused or failed, 1 used wrongly
 """
 
 import argparse
+import asyncio
 import hashlib
 import json
 import os
@@ -13,8 +14,8 @@ import sys
 import time
 from urllib.parse import urlsplit
 
+from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
-from websockets.sync.client import connect
 
 from gatepass import channel, enrol, trust, wire
 from gatepass.qr import BadQr, Qr, tenant_tag
@@ -45,7 +46,10 @@ class Relay:
         name = host if (parts.port or default) == default else f"{host}:{parts.port}"
         tls = enrol.tls(ca_pem) if parts.scheme == "wss" else None
         address = f"{parts.scheme}://{name}/v1/ws"
-        self.socket = connect(address, ssl=tls, compression=None, max_size=wire.MAX_FRAME, open_timeout=10, proxy=None)
+        # The library's blocking client reads and writes in two threads, which one TLS connection of this Python doesn't take:
+        # now and then the very first request is spoilt by the session tickets that come at the same time.
+        self.loop = asyncio.new_event_loop()
+        self.socket = self.wait(self.connect(address, tls))
         challenge = self.expect(0)
         auth = {"nonce": challenge["nonce"], "relay": name, "time": int(time.time())}
         proof = wire.sign(wire.RELAY_AUTH, "gp1 relay-auth", auth, identity.sign_key.sign)
@@ -53,14 +57,22 @@ class Relay:
         self.expect(2)
         self.received = self.sent = 0
 
+    async def connect(self, address, tls):
+        return await connect(
+            address, ssl=tls, compression=None, max_size=wire.MAX_FRAME, open_timeout=10, ping_interval=None, proxy=None
+        )
+
+    def wait(self, what, patience=30):
+        return self.loop.run_until_complete(asyncio.wait_for(what, patience))
+
     def send(self, kind, *fields):
-        self.socket.send(wire.encode_frame(kind, *fields))
+        self.wait(self.socket.send(wire.encode_frame(kind, *fields)))
 
     def expect(self, kind, patience=30):
         """The next frame of a kind; lists that come in between are left to the trust store."""
         until = time.monotonic() + patience
         while True:
-            found, fields = wire.decode_frame(self.socket.recv(timeout=max(until - time.monotonic(), 0.01)))
+            found, fields = wire.decode_frame(self.wait(self.socket.recv(), max(until - time.monotonic(), 0.01)))
             if found == kind:
                 return fields
             if found == 17:
@@ -98,7 +110,8 @@ class Relay:
 
     def close(self):
         self.send(16, self.rid)
-        self.socket.close()
+        self.wait(self.socket.close())
+        self.loop.close()
 
 
 def relay_url(store, index):
