@@ -145,7 +145,7 @@ async fn first_frame(line: &mut Line, outbox: &Outbox) -> Option<Result<Frame, P
             Next::Blocked => {}
             Next::Malformed(malformed) => return Some(Err(malformed.into())),
             Next::Received(Received::Close) => {
-                line.finish(outbox, vec![], CloseCode::Normal, "").await;
+                line.answer_close(outbox).await;
                 return None;
             }
             Next::Gone | Next::Ended(_) => return None,
@@ -224,17 +224,21 @@ pub(crate) async fn serve(session: Session, mut line: Line, open: OwnedSemaphore
     let (begun, id, kind) = (Instant::now(), session.peer.id, session.peer.identity.kind());
     let span = debug_span!("connection", id, kind);
     let end = exchange(&session, &mut line).instrument(span).await;
-    let (reason, problem, listens) = match end {
-        Left::Ended(end) => (end, None, true),
-        Left::Gone => (End::Left, None, false),
-        Left::Problem(problem) => (End::Protocol, Some(problem), true),
+    let reason = match &end {
+        Left::Ended(end) => *end,
+        Left::Closed | Left::Gone => End::Left,
+        Left::Problem(_) => End::Protocol,
     };
     session.core.metrics.ended.inc(reason);
     // Whoever still sends to it learns that it is gone.
     session.peer.outbox.end(reason);
-    if listens {
-        // Rarely needed, so on the heap.
-        Box::pin(farewell(&session, &mut line, reason, problem)).await;
+    // Rarely needed, so on the heap.
+    let outbox = &session.peer.outbox;
+    match end {
+        Left::Ended(end) => Box::pin(farewell(&session, &mut line, end)).await,
+        Left::Closed => drop(Box::pin(timeout(LAST_WORDS, line.answer_close(outbox))).await),
+        Left::Gone => {}
+        Left::Problem(problem) => Box::pin(refuse(&session.core, &mut line, outbox, problem)).await,
     }
     session.peer.outbox.close();
     info!(id, kind, reason = reason.text(), seconds = begun.elapsed().as_secs(), "ended");
@@ -245,6 +249,8 @@ pub(crate) async fn serve(session: Session, mut line: Line, open: OwnedSemaphore
 /// Why frames stopped.
 enum Left {
     Ended(End),
+    /// The client has closed, and waits for the answer.
+    Closed,
     /// Nobody is there any more to be told anything.
     Gone,
     Problem(Problem),
@@ -281,7 +287,7 @@ async fn exchange(session: &Session, line: &mut Line) -> Left {
                 }
             }
             Next::Malformed(malformed) => return Left::Problem(malformed.into()),
-            Next::Received(Received::Close) => return Left::Ended(End::Left),
+            Next::Received(Received::Close) => return Left::Closed,
             Next::Gone => return Left::Gone,
             Next::Ended(end) => return Left::Ended(end),
             Next::Blocked => core.wheel.after(core.config.limits.write_seconds.get(), peer.id, Due::Stall),
@@ -290,11 +296,8 @@ async fn exchange(session: &Session, line: &mut Line) -> Left {
 }
 
 /// Says why, and where there is a point in it, when to come back.
-async fn farewell(session: &Session, line: &mut Line, end: End, problem: Option<Problem>) {
+async fn farewell(session: &Session, line: &mut Line, end: End) {
     let Session { core, peer, .. } = session;
-    if let Some(problem) = problem {
-        return refuse(core, line, &peer.outbox, problem).await;
-    }
     let mut packets = vec![];
     let (code, reason) = match end {
         End::Left | End::Protocol => (CloseCode::Normal, ""),

@@ -146,16 +146,9 @@ impl Line {
 
     /// Says the last words, and waits until the client has answered: its last bytes would otherwise be met by a reset that
     /// eats ours.
-    pub(crate) async fn finish(&mut self, outbox: &Outbox, mut packets: Vec<Packet>, code: CloseCode, reason: &str) {
-        packets.push(Packet::close(code, reason));
-        outbox.last_words(&packets);
-        if !poll_fn(|context| outbox.poll_last_words(context)).await {
+    pub(crate) async fn finish(&mut self, outbox: &Outbox, packets: Vec<Packet>, code: CloseCode, reason: &str) {
+        if !self.say_last(outbox, packets, code, reason).await {
             return;
-        }
-        if let Source::Posts(stream) = &mut self.source {
-            stream.close();
-            // An answer of HTTP ends with its server's end of the socket.
-            outbox.shut();
         }
         let mut nonsense = 0;
         // Who just goes on talking has heard enough.
@@ -173,6 +166,26 @@ impl Line {
                 _ => {}
             }
         }
+    }
+
+    /// Answers a client that has closed: it sends nothing more, and waits for the socket to end (RFC 6455, section 7.1.1).
+    pub(crate) async fn answer_close(&mut self, outbox: &Outbox) {
+        self.say_last(outbox, vec![], CloseCode::Normal, "").await;
+    }
+
+    /// False if nobody takes it.
+    async fn say_last(&mut self, outbox: &Outbox, mut packets: Vec<Packet>, code: CloseCode, reason: &str) -> bool {
+        packets.push(Packet::close(code, reason));
+        outbox.last_words(&packets);
+        if !poll_fn(|context| outbox.poll_last_words(context)).await {
+            return false;
+        }
+        if let Source::Posts(stream) = &mut self.source {
+            stream.close();
+            // An answer of HTTP ends with its server's end of the socket.
+            outbox.shut();
+        }
+        true
     }
 }
 

@@ -61,6 +61,18 @@ async fn who_does_not_authenticate_gets_nowhere() {
 }
 
 #[tokio::test]
+async fn who_closes_first_is_answered_and_the_socket_ends_with_that() {
+    let relay = TestRelay::with(Tenancy::of([]), |config| config.limits.handshake_seconds = NonZeroU32::MIN).await;
+    let mut client = Client::unauthenticated(&relay).await;
+    client.0.close(None).await.unwrap();
+    assert!(matches!(client.hear().await, Heard::Frame(Frame::Challenge { .. })));
+    assert_eq!(client.hear().await, Heard::Closed(Some(1000)));
+    assert_eq!(client.hear().await, Heard::Closed(None));
+    eventually(|| relay.relay.metrics().handshakes.get() == 0).await;
+    assert_eq!(relay.relay.metrics().refused.of(Limit::HandshakeTime).get(), 0, "it was not left to run into a limit");
+}
+
+#[tokio::test]
 async fn who_says_nothing_is_closed_after_the_handshake_time() {
     let tenancy = Tenancy::of([Tenant::new(1).trust()]);
     let relay = TestRelay::with(tenancy, |config| config.limits.handshake_seconds = NonZeroU32::MIN).await;
