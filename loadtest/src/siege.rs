@@ -86,7 +86,13 @@ pub(crate) async fn attacker() -> Result<()> {
 pub(crate) async fn run(siege: Siege) -> Result<u8> {
     let kinds = if siege.only.is_empty() { Attack::value_variants() } else { &siege.only };
     if let Some(relay) = prepare(&siege.run)?.relays.iter().find(|relay| relay.is_secure()) {
-        bail!("attackers speak no TLS: give a relay without it, as in --relay ws://{}", relay.authority());
+        bail!(
+            "attackers speak no TLS, and {} does: give one with `tls.mode = \"off\"`, as in --relay ws://localhost:8080",
+            relay.authority()
+        );
+    }
+    if siege.run.html.is_some() {
+        bail!("a siege has no page to write: leave --html away; --json has its figures");
     }
     let rounds = [None].into_iter().chain(kinds.iter().copied().map(Some)).chain([None]);
     say(&format!(

@@ -42,12 +42,12 @@ const PASSWORD: &str = "ca-password";
 #[derive(Debug, thiserror::Error)]
 pub enum TenantError {
     /// A file can't be read or made.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     File {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        reason: io::Error,
     },
     /// Others than its owner could have read a secret.
     #[error("{} can be read by others than its owner; if nobody did, run: chmod 600 {}", path.display(), path.display())]
@@ -158,7 +158,14 @@ impl Tenant {
         let pem = pem(&ca);
         write_new(&folder.join(CA_PEM), &pem, 0o644)?;
 
-        let created: Created = operator.post_json("/api/v1/tenants", &Named { name }).await?;
+        let asked = operator.post_json::<_, Created>("/api/v1/tenants", &Named { name }).await;
+        if asked.is_err() {
+            // So that the same command can be given again once the server answers.
+            for name in [PASSWORD, CA_KEY, CA_PEM] {
+                let _ = fs::remove_file(folder.join(name));
+            }
+        }
+        let created = asked?;
         let absolute = |path: &Path| std::path::absolute(path).map_err(at(path));
         write_new(&folder.join(TOKEN), &created.token, 0o600)?;
         let profile = Profile {
@@ -278,7 +285,7 @@ fn random_words() -> Zeroizing<String> {
 
 fn at(path: &Path) -> impl Fn(io::Error) -> TenantError + use<> {
     let path = path.to_owned();
-    move |source| TenantError::File { path: path.clone(), source }
+    move |reason| TenantError::File { path: path.clone(), reason }
 }
 
 fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), TenantError> {

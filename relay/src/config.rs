@@ -414,8 +414,11 @@ impl Config {
         if self.edge.names.is_empty() {
             return wrong("edge.names", "is empty, so no client could authenticate; write the names that clients dial");
         }
-        if self.edge.names.iter().any(|name| name.contains('/') || name.ends_with(']')) {
-            return wrong("edge.names", "takes bare names, without scheme, brackets or port: \"relay.example.com\"");
+        if let Some(bad) = self.edge.names.iter().find(|name| !is_host(name)) {
+            let problem = format!(
+                "{bad:?} is no name that clients dial; write it out, without scheme, brackets, port or *: \"relay.example.com\""
+            );
+            return Err(ConfigError::Value { key: "edge.names", problem });
         }
         if let Some(bad) = self.edge.proxies.iter().find(|text| network(text).is_none()) {
             let problem = format!("{bad:?} is no address and no network; write \"192.0.2.1\" or \"10.0.0.0/8\"");
@@ -441,6 +444,24 @@ impl Config {
         if self.pairing.ttl_seconds == 0 || self.pairing.ttl_seconds > MAX_TTL {
             return Err(ConfigError::Value { key: "pairing.ttl_seconds", problem: format!("must be 1 to {MAX_TTL}") });
         }
+        if !self.drain.url.is_empty() && !self.drain.url.starts_with("wss://") && !self.drain.url.starts_with("ws://") {
+            return wrong("drain.url", "is where clients go on: \"wss://relay.example.com/v1/ws\"; empty: to this one");
+        }
+        if self.drain.spread_seconds > LONGEST_DRAIN {
+            let problem = format!(
+                "must be at most {LONGEST_DRAIN}: whoever stops a relay waits that long, and service managers kill it sooner"
+            );
+            return Err(ConfigError::Value { key: "drain.spread_seconds", problem });
+        }
+        if self.limits.connections == 0 || self.limits.handshakes == 0 {
+            return wrong("limits.connections", "and limits.handshakes must be at least 1, or nobody is let in");
+        }
+        if self.limits.publish_burst.get() > self.limits.queue_messages {
+            return wrong(
+                "limits.publish_burst",
+                "must be no more than limits.queue_messages, or one client's burst closes those who listen to it",
+            );
+        }
         // Room for one largest frame and the hint that follows an overflow.
         if self.limits.queue_bytes < 64 * 1024 || self.limits.queue_messages < 32 {
             return wrong("limits.queue_bytes", "must be at least 65536, and limits.queue_messages at least 32");
@@ -459,11 +480,23 @@ impl Config {
     }
 }
 
+/// The longest time over which a relay may let go of its clients.
+const LONGEST_DRAIN: u32 = 600;
+
+/// Whether it is an address or a name, and nothing around it.
+fn is_host(text: &str) -> bool {
+    let in_names = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    text.parse::<std::net::IpAddr>().is_ok() || (!text.is_empty() && text.bytes().all(in_names))
+}
+
 impl Backplane {
     fn check(&self) -> Result<(), ConfigError> {
         let wrong = |key, problem: &str| Err(ConfigError::Value { key, problem: problem.to_owned() });
         let addressed = |server: &String| {
-            server.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+            server.rsplit_once(':').is_some_and(|(host, port)| {
+                let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+                is_host(bare) && port.parse::<u16>().is_ok()
+            })
         };
         if self.servers.is_empty() || !self.servers.iter().all(addressed) {
             return wrong(
@@ -530,6 +563,14 @@ mod tests {
         for (text, key) in [
             ("[edge]\nnames = []", "edge.names"),
             ("[edge]\nnames = ['https://relay/']", "edge.names"),
+            ("[edge]\nnames = ['relay.example.com:443']", "edge.names"),
+            ("[edge]\nnames = ['*.example.com']", "edge.names"),
+            ("[edge]\nnames = ['[::1]']", "edge.names"),
+            ("[drain]\nurl = 'http://other'", "drain.url"),
+            ("[drain]\nspread_seconds = 100000", "drain.spread_seconds"),
+            ("[limits]\nconnections = 0", "limits.connections"),
+            ("[limits]\npublish_burst = 2000", "limits.publish_burst"),
+            ("[backplane]\nservers = ['redis://127.0.0.1:6379']", "backplane.servers"),
             ("[edge]\nproxies = ['10.0.0.0/33']", "edge.proxies"),
             ("[edge]\nproxies = ['balancer.example']", "edge.proxies"),
             ("[edge]\nproxy_protocol = true", "edge.proxy_protocol"),

@@ -23,16 +23,17 @@ use std::{
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls::{
     RootCertStore, ServerConfig,
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    client::verify_server_name,
+    server::{ParsedCertificate, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer,
+    CertificateDer, PrivateKeyDer, ServerName,
     pem::{self, PemObject},
 };
 use tokio::{sync::Notify, time::timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
-use x509_cert::der::Decode;
+use x509_cert::{der::Decode, ext::pkix::BasicConstraints};
 
 use crate::{
     config::{Config, TlsMode},
@@ -49,7 +50,7 @@ const DAY: u64 = 86_400;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file can't be read or is not PEM of the right kind.
-    #[error("can't use {} as {what}: {source}; check `{key}`", path.display())]
+    #[error("can't use {} as {what}: {reason}; check `{key}`", path.display())]
     File {
         /// Which.
         path: PathBuf,
@@ -58,15 +59,15 @@ pub enum TlsError {
         /// The key of the configuration that names it.
         key: &'static str,
         /// Why not.
-        source: pem::Error,
+        reason: pem::Error,
     },
     /// Certificate and key do not fit each other, or are of a kind that nobody accepts.
-    #[error("the certificate {} and its key can't be used: {source}", path.display())]
+    #[error("the certificate {} and its key can't be used: {reason}", path.display())]
     Unusable {
         /// The certificate's file.
         path: PathBuf,
         /// Why not.
-        source: rustls::Error,
+        reason: rustls::Error,
     },
     /// The certificate has ended.
     #[error("the certificate {} ended {} ago: renew it", path.display(), ago(*seconds))]
@@ -75,6 +76,26 @@ pub enum TlsError {
         path: PathBuf,
         /// How many seconds ago.
         seconds: u64,
+    },
+    /// The certificate is for other names.
+    #[error(
+        "the certificate {} is not valid for {name:?}, which is in `edge.names`: no client that dials it would come in. Get one for \
+         every name, or take the name away", path.display()
+    )]
+    Names {
+        /// Its file.
+        path: PathBuf,
+        /// The name that it lacks.
+        name: String,
+    },
+    /// A CA's certificate where a server's should be.
+    #[error(
+        "the certificate {} is a CA's (basicConstraints CA:TRUE), and clients refuse that from a server: put the server's own first",
+        path.display()
+    )]
+    IsACa {
+        /// Its file.
+        path: PathBuf,
     },
     /// The clients' CA can't be used.
     #[error("can't use {} to tell clients by: {reason}; check `tls.client_ca`", path.display())]
@@ -88,12 +109,12 @@ pub enum TlsError {
     #[error("can't make a certificate for the names in `edge.names`: {0}")]
     Make(#[from] rcgen::Error),
     /// The self-made certificate can't be kept.
-    #[error("can't keep the self-made certificate in {}: {source}; make the folder writable or set `edge.state_dir`", path.display())]
+    #[error("can't keep the self-made certificate in {}: {reason}; make the folder writable or set `edge.state_dir`", path.display())]
     Keep {
         /// The file or folder.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -118,6 +139,8 @@ struct Files {
     key: PathBuf,
     /// `None`: anybody may come.
     client_ca: Option<PathBuf>,
+    /// What the certificate must be valid for.
+    names: Vec<String>,
 }
 
 /// What serves new connections.
@@ -139,7 +162,9 @@ pub fn prepare(config: &Config) -> Result<Option<Tls>, TlsError> {
         TlsMode::Files => (config.tls.certificate.clone(), config.tls.key.clone()),
         TlsMode::SelfMade => self_made(&config.edge.state_dir, &config.edge.names)?,
     };
-    let files = Files { certificate, key, client_ca };
+    // The self-made one is for these names and is its own CA, of which clients are given exactly that.
+    let names = if config.tls.mode == TlsMode::Files { config.edge.names.clone() } else { Vec::new() };
+    let files = Files { certificate, key, client_ca, names };
     let now = RwLock::new(files.load()?);
     let self_made = config.tls.mode == TlsMode::SelfMade;
     Ok(Some(Tls(Arc::new(Shared { files, self_made, now, asked: Notify::new() }))))
@@ -212,14 +237,15 @@ impl Tls {
 impl Files {
     fn load(&self) -> Result<InForce, TlsError> {
         let chain = certificates(&self.certificate, "the certificate", "tls.certificate")?;
-        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|source| TlsError::File {
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|reason| TlsError::File {
             path: self.key.clone(),
             what: "the private key",
             key: "tls.key",
-            source,
+            reason,
         })?;
         let not_after = self.end_of(&chain[0])?;
-        let unusable = |source| TlsError::Unusable { path: self.certificate.clone(), source };
+        self.check_names(&chain[0])?;
+        let unusable = |reason| TlsError::Unusable { path: self.certificate.clone(), reason };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder =
             ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(unusable)?;
@@ -233,18 +259,36 @@ impl Files {
         Ok(InForce { config: Arc::new(config), not_after })
     }
 
-    /// When a certificate ends, which must not have been yet.
+    /// When a server's certificate ends, which must not have been yet.
     fn end_of(&self, certificate: &CertificateDer<'_>) -> Result<u64, TlsError> {
         let path = || self.certificate.clone();
         let parsed = x509_cert::Certificate::from_der(certificate).map_err(|_| TlsError::Unusable {
             path: path(),
-            source: rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding),
+            reason: rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding),
         })?;
+        let constraints = parsed.tbs_certificate().get_extension::<BasicConstraints>();
+        if constraints.is_ok_and(|found| found.is_some_and(|(_, constraints)| constraints.ca)) {
+            return Err(TlsError::IsACa { path: path() });
+        }
         let not_after = parsed.tbs_certificate().validity().not_after.to_unix_duration().as_secs();
         match unix_now().checked_sub(not_after) {
             Some(seconds) if seconds > 0 => Err(TlsError::Ended { path: path(), seconds }),
             _ => Ok(not_after),
         }
+    }
+
+    /// That clients will take it from a server, under each of the relay's names.
+    fn check_names(&self, certificate: &CertificateDer<'_>) -> Result<(), TlsError> {
+        let path = || self.certificate.clone();
+        let parsed =
+            ParsedCertificate::try_from(certificate).map_err(|reason| TlsError::Unusable { path: path(), reason })?;
+        for name in &self.names {
+            let dialled = ServerName::try_from(name.as_str()).ok();
+            if dialled.is_none_or(|dialled| verify_server_name(&parsed, &dialled).is_err()) {
+                return Err(TlsError::Names { path: path(), name: name.clone() });
+            }
+        }
+        Ok(())
     }
 
     /// Who may come, where not anybody.
@@ -274,7 +318,7 @@ fn certificates(path: &Path, what: &'static str, key: &'static str) -> Result<Ve
     CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .and_then(|chain| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) })
-        .map_err(|source| TlsError::File { path: path.to_owned(), what, key, source })
+        .map_err(|reason| TlsError::File { path: path.to_owned(), what, key, reason })
 }
 
 /// The machine's clock, as rustls reads it too: certificates of TLS are a matter between machines.
@@ -287,7 +331,7 @@ fn self_made(state_dir: &Path, names: &[String]) -> Result<(PathBuf, PathBuf), T
     let (certificate, key) = (state_dir.join("relay.pem"), state_dir.join("relay-key.pem"));
     let keep = |path: &Path| {
         let path = path.to_owned();
-        move |source| TlsError::Keep { path, source }
+        move |reason| TlsError::Keep { path, reason }
     };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(keep(state_dir))?;
     let pair = match fs::read_to_string(&key) {
@@ -361,6 +405,29 @@ mod tests {
         fs::write(dir.path().join("new"), "a file where a folder should be").unwrap();
         let error = prepare(&state(dir.path(), &["localhost"])).err().unwrap().to_string();
         assert!(error.contains("new/state") && error.contains("edge.state_dir"), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_that_no_client_would_take_is_refused_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = state(dir.path(), &["relay.example", "192.0.2.1"]);
+        config.tls.mode = TlsMode::Files;
+        (config.tls.certificate, config.tls.key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        let refusal = |names: &[&str], is_ca| {
+            let pair = KeyPair::generate().unwrap();
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            let mut parameters = CertificateParams::new(names).unwrap();
+            parameters.is_ca = is_ca;
+            fs::write(&config.tls.certificate, parameters.self_signed(&pair).unwrap().pem()).unwrap();
+            fs::write(&config.tls.key, pair.serialize_pem()).unwrap();
+            prepare(&config).err().map(|error| error.to_string())
+        };
+        assert_eq!(refusal(&["*.example", "192.0.2.1"], rcgen::IsCa::NoCa), None);
+        let for_others = refusal(&["*.example"], rcgen::IsCa::NoCa).unwrap();
+        assert!(for_others.contains("192.0.2.1") && for_others.contains("edge.names"), "{for_others}");
+        let authority = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let of_a_ca = refusal(&["relay.example", "192.0.2.1"], authority).unwrap();
+        assert!(of_a_ca.contains("a CA's"), "{of_a_ca}");
     }
 
     #[test]

@@ -78,7 +78,12 @@ fn check(settings: &Settings, role: Role) -> anyhow::Result<()> {
     let names = edge.names.join(", ");
     writeln!(
         std::io::stdout(),
-        "ok: would listen on {} as {names}, state in {}",
+        "ok: {} would listen on {} as {names}, state in {}",
+        match role {
+            Role::All => "a relay and control plane",
+            Role::Relay => "a regional relay",
+            Role::Control => "a control plane",
+        },
         edge.listen,
         edge.state_dir.display()
     )?;

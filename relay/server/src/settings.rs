@@ -9,12 +9,15 @@ use gatepass_client::Endpoint;
 use gatepass_protocol::ids::TenantId;
 use gatepass_relay::config::{self, Backplane, Config, ConfigError, Drain, Edge, Limits, Pairing, Tls};
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::filter::LevelFilter;
 
 /// Where the file is, if nobody says otherwise. Without it, everything is as its default.
 pub(crate) const DEFAULT_FILE: &str = "/etc/gatepass/relay.toml";
 
 /// Tenants that a regional relay can be limited to.
 const MOST_TENANTS: usize = 200;
+/// More threads than any machine has use for.
+const MOST_WORKERS: usize = 1_024;
 
 /// What this process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -156,8 +159,15 @@ impl Settings {
             None => Self::default(),
         };
         settings.check()?;
-        if role == Role::Relay {
-            settings.region.check()?;
+        match role {
+            Role::Relay => settings.region.check()?,
+            Role::All | Role::Control if settings.region.control_plane.is_empty() => {}
+            Role::All | Role::Control => {
+                let problem = "is for a regional relay, and this would be a control plane of its own; start it with --role relay, \
+                               or take the key away"
+                    .into();
+                return Err(ConfigError::Value { key: "region.control_plane", problem });
+            }
         }
         Ok(settings)
     }
@@ -170,6 +180,18 @@ impl Settings {
         }
         if let Err(error) = self.log_filter() {
             return Err(ConfigError::Value { key: "log.filter", problem: error.to_string() });
+        }
+        // A bare word that is no level would be a target, of which nothing is ever logged: silence.
+        let mut words = self.log.filter.split(',').map(str::trim);
+        if let Some(word) =
+            words.find(|word| !word.contains(['=', '[', ':', '_']) && word.parse::<LevelFilter>().is_err())
+        {
+            let problem = format!("{word:?} is no level; write error, warn, info, debug or trace, or target=level");
+            return Err(ConfigError::Value { key: "log.filter", problem });
+        }
+        if self.runtime.workers > MOST_WORKERS {
+            let problem = format!("must be at most {MOST_WORKERS}; 0 is one for each core");
+            return Err(ConfigError::Value { key: "runtime.workers", problem });
         }
         Ok(())
     }
@@ -228,6 +250,10 @@ mod tests {
         assert!(error.contains("did you mean `control.database`?"), "{error}");
         let settings = config::parse::<Settings>("[log]\nfilter = 'relay=loud'").unwrap();
         assert!(settings.check().unwrap_err().to_string().starts_with("`log.filter`"));
+        let settings = config::parse::<Settings>("[log]\nfilter = 'verbose'").unwrap();
+        assert!(settings.check().unwrap_err().to_string().starts_with("`log.filter`"));
+        let settings = config::parse::<Settings>("[runtime]\nworkers = 100000").unwrap();
+        assert!(settings.check().unwrap_err().to_string().starts_with("`runtime.workers`"));
         let settings = config::parse::<Settings>("[control]\ndatabase = ''").unwrap();
         assert!(settings.check().unwrap_err().to_string().starts_with("`control.database`"));
     }

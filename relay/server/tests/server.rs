@@ -85,7 +85,7 @@ fn check_config_says_what_is_wrong_before_a_start_would() {
     let good = check_config(&server.config());
     assert!(good.status.success());
     let said = String::from_utf8_lossy(&good.stdout).into_owned();
-    assert!(said.starts_with("ok: would listen on 127.0.0.1:"), "{said}");
+    assert!(said.starts_with("ok: a relay and control plane would listen on 127.0.0.1:"), "{said}");
     assert!(!server.state("").exists(), "and makes nothing");
     for (more, expected) in [
         ("[limits]\nqueue_byte = 1", "unknown key `limits.queue_byte`; did you mean `limits.queue_bytes`?"),

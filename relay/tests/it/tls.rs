@@ -31,7 +31,7 @@ struct Certificate {
 
 fn certificate(ends_in_year: i32) -> Certificate {
     let key = KeyPair::generate().unwrap();
-    let mut parameters = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let mut parameters = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     parameters.not_after = rcgen::date_time_ymd(ends_in_year, 1, 1);
     let signed = parameters.self_signed(&key).unwrap();
     Certificate { pem: signed.pem(), key_pem: key.serialize_pem(), der: signed.der().clone() }
