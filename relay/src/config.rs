@@ -456,12 +456,6 @@ impl Config {
         if self.limits.connections == 0 || self.limits.handshakes == 0 {
             return wrong("limits.connections", "and limits.handshakes must be at least 1, or nobody is let in");
         }
-        if self.limits.publish_burst.get() > self.limits.queue_messages {
-            return wrong(
-                "limits.publish_burst",
-                "must be no more than limits.queue_messages, or one client's burst closes those who listen to it",
-            );
-        }
         // Room for one largest frame and the hint that follows an overflow.
         if self.limits.queue_bytes < 64 * 1024 || self.limits.queue_messages < 32 {
             return wrong("limits.queue_bytes", "must be at least 65536, and limits.queue_messages at least 32");
@@ -569,7 +563,6 @@ mod tests {
             ("[drain]\nurl = 'http://other'", "drain.url"),
             ("[drain]\nspread_seconds = 100000", "drain.spread_seconds"),
             ("[limits]\nconnections = 0", "limits.connections"),
-            ("[limits]\npublish_burst = 2000", "limits.publish_burst"),
             ("[backplane]\nservers = ['redis://127.0.0.1:6379']", "backplane.servers"),
             ("[edge]\nproxies = ['10.0.0.0/33']", "edge.proxies"),
             ("[edge]\nproxies = ['balancer.example']", "edge.proxies"),

@@ -410,7 +410,7 @@ mod tests {
     #[test]
     fn a_certificate_that_no_client_would_take_is_refused_with_the_reason() {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = state(dir.path(), &["relay.example", "192.0.2.1"]);
+        let mut config = state(dir.path(), &["relay.eu.example", "192.0.2.1"]);
         config.tls.mode = TlsMode::Files;
         (config.tls.certificate, config.tls.key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
         let refusal = |names: &[&str], is_ca| {
@@ -422,11 +422,11 @@ mod tests {
             fs::write(&config.tls.key, pair.serialize_pem()).unwrap();
             prepare(&config).err().map(|error| error.to_string())
         };
-        assert_eq!(refusal(&["*.example", "192.0.2.1"], rcgen::IsCa::NoCa), None);
-        let for_others = refusal(&["*.example"], rcgen::IsCa::NoCa).unwrap();
+        assert_eq!(refusal(&["*.eu.example", "192.0.2.1"], rcgen::IsCa::NoCa), None);
+        let for_others = refusal(&["*.eu.example"], rcgen::IsCa::NoCa).unwrap();
         assert!(for_others.contains("192.0.2.1") && for_others.contains("edge.names"), "{for_others}");
         let authority = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let of_a_ca = refusal(&["relay.example", "192.0.2.1"], authority).unwrap();
+        let of_a_ca = refusal(&["relay.eu.example", "192.0.2.1"], authority).unwrap();
         assert!(of_a_ca.contains("a CA's"), "{of_a_ca}");
     }
 

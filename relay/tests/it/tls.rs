@@ -22,7 +22,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::client::{Client, PATIENCE, eventually};
 
-/// A certificate for `localhost` that is its own authority, and its key.
+/// A certificate for the names of a relay under test, which is its own authority, and its key.
 struct Certificate {
     pem: String,
     key_pem: String,
@@ -31,7 +31,7 @@ struct Certificate {
 
 fn certificate(ends_in_year: i32) -> Certificate {
     let key = KeyPair::generate().unwrap();
-    let mut parameters = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let mut parameters = CertificateParams::new(["localhost", "127.0.0.1", "::1"].map(str::to_owned)).unwrap();
     parameters.not_after = rcgen::date_time_ymd(ends_in_year, 1, 1);
     let signed = parameters.self_signed(&key).unwrap();
     Certificate { pem: signed.pem(), key_pem: key.serialize_pem(), der: signed.der().clone() }
