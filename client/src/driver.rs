@@ -205,14 +205,15 @@ async fn authenticate(
         let skew = server_time.cast_signed().saturating_sub(edge::now().cast_signed());
         State::Online { relay: name.clone(), connection, skew }
     };
-    // Used once: the relay gives another, and one that it did not take is of no use.
-    if let Some((ticket, secret)) = tickets.remove(&name) {
-        let mac = return_mac(&secret, &nonce, &name);
-        let back = Frame::Return { ticket, relay: name.clone(), mac };
+    // Kept until the relay gives another or does not take it: where a relay has too much to do to answer in time, whoever comes
+    // again must not cost it more than before.
+    if let Some((ticket, secret)) = tickets.get(&name) {
+        let mac = return_mac(secret, &nonce, &name);
+        let back = Frame::Return { ticket: ticket.clone(), relay: name.clone(), mac };
         link.send([back]).await?;
         match receive(link).await? {
             Frame::Welcome { connection, server_time } => return Ok(online(connection, server_time)),
-            Frame::Err { code: Code::ResumeDenied, .. } => {}
+            Frame::Err { code: Code::ResumeDenied, .. } => drop(tickets.remove(&name)),
             Frame::Err { code, text, .. } => return Err(Why::Refused { relay: name, code, text }.into()),
             Frame::Drain { after_ms, url } => return Err(drain(name, after_ms, url.as_deref())),
             _ => return Err(End::bad_frame(&name, "no welcome")),

@@ -137,6 +137,28 @@ async fn a_refused_certificate_is_said_so_and_not_tried_again_at_once() {
     assert!(matches!(why, Why::Refused { code: Code::Revoked, .. }) && why.needs_somebody(), "{why}");
 }
 
+#[tokio::test]
+async fn a_ticket_is_good_until_the_relay_has_answered_it() {
+    let relay = Relay::start().await;
+    let _connection = Connection::start(settings(&[&relay]));
+    let mut peer = relay.welcome().await;
+    let ticket = |ticket: &'static [u8]| Frame::Ticket { ticket: Bytes::from_static(ticket), secret: [5; 32] };
+    peer.send(ticket(b"first")).await;
+    drop(peer);
+    // A relay that breaks down under those who come back is met again by the cheap way.
+    for _ in 0..2 {
+        let (_peer, back) = relay.challenge().await;
+        assert!(matches!(&back, Frame::Return { ticket, .. } if ticket == "first"), "{back:?}");
+    }
+    let (mut peer, _) = relay.challenge().await;
+    let denied = Frame::Err { code: Code::ResumeDenied, rid: None, id: None, text: String::new() };
+    peer.send(denied).await;
+    assert!(matches!(peer.next().await, Frame::Auth { .. }), "for the same challenge");
+    drop(peer);
+    let (_peer, back) = relay.challenge().await;
+    assert!(matches!(back, Frame::Auth { .. }), "it is not shown again: {back:?}");
+}
+
 fn subscribe(since: Option<(u64, u64)>) -> Frame {
     let since = since.map(|(epoch, offset)| Place { epoch, offset });
     Frame::Subscribe { channel: CHANNEL.to_string(), since }
