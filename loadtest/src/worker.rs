@@ -17,6 +17,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     io,
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -32,7 +33,8 @@ use gatepass_protocol::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{mpsc, watch},
+    runtime::Builder,
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
@@ -340,8 +342,9 @@ impl Crowd {
         let mut random = Random::new(stage.profile.seed ^ u64::from(stage.share.index));
         let mut doing: JoinSet<Option<Came>> = JoinSet::new();
         let mut on_screen: VecDeque<Option<watch::Sender<bool>>> = VecDeque::new();
-        let mut newcomers = stage.profile.agents + stage.share.index;
-        for entry in entries {
+        let moments = entries.iter().filter(|entry| entry.act == Act::Newcomer).map(|entry| at + entry.at);
+        let newcomers = Newcomers::start(stage.clone(), moments.collect())?;
+        for entry in entries.iter().filter(|entry| entry.act != Act::Newcomer) {
             let meant = at + entry.at;
             pacer.until(meant).await?;
             stage.recorder.took(LAG, meant);
@@ -369,14 +372,8 @@ impl Crowd {
                         .recorder
                         .failed_times("reconnect: not back", members.filter(|member| member.is_away()).count() as u64);
                 }
-                Act::Newcomer => {
-                    let (stage, settings) = (stage.clone(), stage.agent(newcomers, newcomers));
-                    newcomers += stage.share.of;
-                    doing.spawn(async move {
-                        stage.connect(settings, meant, "newcomer").await;
-                        None
-                    });
-                }
+                // They have a thread of their own.
+                Act::Newcomer => {}
                 Act::Join(n) => {
                     let Some(Seat { settings, computer, .. }) = self.agents.get(n as usize) else { continue };
                     let (stage, settings, computer) = (stage.clone(), settings.clone(), *computer);
@@ -404,7 +401,10 @@ impl Crowd {
             }
         }
         pacer.until(at + Duration::from_secs_f64(stage.profile.seconds())).await?;
-        let rest = async { while doing.join_next().await.is_some() {} };
+        let rest = async {
+            while doing.join_next().await.is_some() {}
+            newcomers.all().await;
+        };
         let _ = timeout(stage.patience(), rest).await;
         self.linger(stage).await;
         Ok(())
@@ -502,6 +502,51 @@ impl Crowd {
             }
         };
         let _ = timeout(stage.patience(), quiet).await;
+    }
+}
+
+/// Those who come for the first time, in a thread of their own: in the worker's, each would wait for its whole crowd's turns on
+/// the processor, and what would be measured is the tester. They go when this is dropped.
+struct Newcomers {
+    _stay: oneshot::Sender<()>,
+    done: oneshot::Receiver<()>,
+}
+
+impl Newcomers {
+    fn start(stage: Arc<Stage>, moments: Vec<Moment>) -> Result<Self, WorkerError> {
+        let ((stay, go), (tell, done)) = (oneshot::channel::<()>(), oneshot::channel());
+        if !moments.is_empty() {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            thread::Builder::new().name("newcomers".into()).spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! { () = Self::come(stage, moments) => {}, _ = go => {} }
+                });
+                let _ = tell.send(());
+            })?;
+        }
+        Ok(Self { _stay: stay, done })
+    }
+
+    async fn come(stage: Arc<Stage>, moments: Vec<Moment>) {
+        let Ok(mut pacer) = Pacer::new() else { return stage.recorder.failed("newcomer: no timer") };
+        let mut coming = JoinSet::new();
+        for (n, meant) in (0..).zip(moments) {
+            if pacer.until(meant).await.is_err() {
+                return stage.recorder.failed("newcomer: no timer");
+            }
+            stage.recorder.took(LAG, meant);
+            let number = stage.profile.agents + stage.share.index + n * stage.share.of;
+            let stage = stage.clone();
+            coming.spawn(async move { stage.connect(stage.agent(number, number), meant, "newcomer").await });
+            while coming.try_join_next().is_some() {}
+        }
+        while coming.join_next().await.is_some() {}
+    }
+
+    /// Returns when all have come or given up.
+    async fn all(self) {
+        // Where there are none, nobody tells.
+        let _ = self.done.await;
     }
 }
 
