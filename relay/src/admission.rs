@@ -1,8 +1,12 @@
 //! Who may take up the relay's time before it is known who they are.
 //!
-//! Checked for each socket as it is accepted, cheapest first and before TLS: a bucket for all new sockets, a bound on all
-//! sockets, a bound on those that have not authenticated, and a token bucket for each address. An IPv6 customer has a whole
-//! /64, so that is what counts as an address there.
+//! Checked for each socket, cheapest first and before TLS: a bucket for all new sockets, a bound on all sockets, a token
+//! bucket for each address, and once it has said something, a bound on those that have not authenticated. An IPv6 customer
+//! has a whole /64, so that is what counts as an address there.
+//!
+//! A crowd that comes at once is not sent away where it need not be: who was refused comes again, which costs both ends more
+//! than to wait. So what is over the rate stays in the kernel's queue, and what is over the bound on handshakes waits here for
+//! its [turn](crate::turns), both for no longer than a client would.
 //!
 //! Whoever is stopped is told so with 503 and a time to come back, as long as only few are being told and telling is cheap:
 //! a TLS handshake is the very thing that the limits are there to save, so with TLS the socket is just closed.
@@ -16,18 +20,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, clock::Clock};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
 
 use crate::{
     config::Limits,
     locked,
-    metrics::{Held, Limit, Metrics},
+    metrics::{Limit, Metrics},
     rates::Rates,
+    turns::{Turn, Turns},
 };
 
 /// How often a table of buckets may be searched for those that are full again.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
+/// How long a socket may be in the kernel's queue. Together with its turn less than the ten seconds after which a client gives
+/// up: otherwise nobody in the queue would be there any more when it is reached.
+const QUEUED: Duration = Duration::from_secs(2);
+/// How long it may wait for its turn.
+const TURN: Duration = Duration::from_secs(7);
+/// The shortest pause of the one who accepts: timers know nothing shorter.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Sockets at once that are told to wait, besides those that are let in: each lasts one short request.
 const TOLD_AT_ONCE: usize = 64;
 
@@ -36,7 +51,7 @@ const TOLD_AT_ONCE: usize = 64;
 pub(crate) struct Admission {
     accepts: DefaultDirectRateLimiter,
     connections: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
+    turns: Arc<Turns>,
     told: Arc<Semaphore>,
     addresses: Buckets<IpAddr>,
     /// What clients may ask for after they have authenticated.
@@ -51,14 +66,7 @@ pub(crate) struct Entry {
     /// Held as long as the socket is open.
     pub(crate) connection: OwnedSemaphorePermit,
     /// Held until it has authenticated, or shown that it belongs to somebody who is being served.
-    pub(crate) handshake: Option<Handshake>,
-}
-
-/// A socket of which it is not known yet whose it is.
-#[derive(Debug)]
-pub(crate) struct Handshake {
-    _permit: OwnedSemaphorePermit,
-    _counted: Held,
+    pub(crate) handshake: Option<Turn>,
 }
 
 impl Admission {
@@ -68,7 +76,7 @@ impl Admission {
         Self {
             accepts: DefaultDirectRateLimiter::direct(accepts),
             connections: Arc::new(Semaphore::new(limits.connections as usize)),
-            handshakes: Arc::new(Semaphore::new(limits.handshakes as usize)),
+            turns: Turns::new(limits.handshakes, metrics.clone()),
             told: Arc::new(Semaphore::new(TOLD_AT_ONCE)),
             addresses: Buckets::new(addresses, limits.ip_tracked as usize),
             rates: Rates::new(limits, metrics.clone()),
@@ -77,27 +85,39 @@ impl Admission {
         }
     }
 
-    /// Lets a socket in, or says at which limit it stops. `from` is not known yet where a proxy has to say it first; then
-    /// it is for [`Admission::in_time`] to judge.
-    pub(crate) fn admit(&self, from: Option<IpAddr>) -> Result<Entry, Limit> {
-        let entry = self.enter();
-        if let Err(limit) = &entry {
-            self.metrics.refused.inc(*limit);
+    /// Waits until one more socket may be taken from the kernel's queue, which was `seen` empty then: so nobody in it has been
+    /// there for longer. Where that may be too long, it is refused instead, and so are those behind it, until the queue is
+    /// empty again or there is room.
+    pub(crate) async fn pace(&self, seen: Instant) -> Result<(), Limit> {
+        while let Err(until) = self.accepts.check() {
+            if seen.elapsed() >= QUEUED {
+                self.metrics.refused.inc(Limit::AcceptRate);
+                return Err(Limit::AcceptRate);
+            }
+            sleep(until.wait_time_from(self.accepts.clock().now()).max(PAUSE)).await;
         }
-        let entry = entry?;
-        from.map_or(Ok(()), |from| self.in_time(from)).map(|()| entry)
+        Ok(())
     }
 
-    fn enter(&self) -> Result<Entry, Limit> {
-        self.accepts.check().map_err(|_| Limit::AcceptRate)?;
-        let connection = self.connections.clone().try_acquire_owned().map_err(|_| Limit::Connections)?;
-        Ok(Entry { connection, handshake: Some(self.handshake()?) })
+    /// Lets a socket in as far as it has nothing said yet, or says at which limit it stops. `from` is not known yet where a
+    /// proxy has to say it first; then it is for [`Admission::in_time`] to judge.
+    pub(crate) fn admit(&self, from: Option<IpAddr>) -> Result<OwnedSemaphorePermit, Limit> {
+        let Ok(connection) = self.connections.clone().try_acquire_owned() else {
+            self.metrics.refused.inc(Limit::Connections);
+            return Err(Limit::Connections);
+        };
+        from.map_or(Ok(()), |from| self.in_time(from)).map(|()| connection)
     }
 
-    /// Whether one more may be there that has not authenticated.
-    pub(crate) fn handshake(&self) -> Result<Handshake, Limit> {
-        let permit = self.handshakes.clone().try_acquire_owned().map_err(|_| Limit::Handshakes)?;
-        Ok(Handshake { _permit: permit, _counted: self.metrics.handshakes.hold() })
+    /// Waits until one more may be there that has not authenticated.
+    pub(crate) async fn turn(&self) -> Result<Turn, Limit> {
+        let turn = self.turns.wait(TURN).await;
+        turn.ok_or(Limit::Handshakes).inspect_err(|limit| self.metrics.refused.inc(*limit))
+    }
+
+    /// Whether one more may be there right now that has not authenticated.
+    pub(crate) fn turn_now(&self) -> Result<Turn, Limit> {
+        self.turns.take().ok_or(Limit::Handshakes).inspect_err(|limit| self.metrics.refused.inc(*limit))
     }
 
     /// Whether an address comes no more often than it may. One that does is counted as refused.
@@ -175,6 +195,8 @@ fn subscriber_of(address: IpAddr) -> IpAddr {
 mod tests {
     use std::num::NonZeroU32;
 
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn gate(change: impl FnOnce(&mut Limits)) -> Admission {
@@ -212,24 +234,27 @@ mod tests {
     fn sockets_are_counted_while_they_are_open_and_handshakes_while_they_last() {
         let gate = gate(|limits| (limits.connections, limits.handshakes) = (2, 1));
         let first = gate.admit(Some(v6(1, 1))).unwrap();
-        assert_eq!(gate.admit(Some(v6(1, 2))).unwrap_err(), Limit::Handshakes);
+        let handshake = gate.turn_now().unwrap();
+        assert_eq!(gate.turn_now().unwrap_err(), Limit::Handshakes);
         assert_eq!(gate.metrics.handshakes.get(), 1);
-        drop(first.handshake);
-        let second = gate.admit(Some(v6(1, 3))).unwrap();
-        drop(second.handshake);
+        drop(handshake);
+        let _second = gate.admit(Some(v6(1, 3))).unwrap();
+        assert!(gate.turn_now().is_ok());
         assert_eq!(gate.admit(Some(v6(1, 4))).unwrap_err(), Limit::Connections);
-        drop(first.connection);
+        drop(first);
         assert!(gate.admit(Some(v6(1, 5))).is_ok());
     }
 
-    #[test]
-    fn a_flood_from_everywhere_is_stopped_before_anything_is_spent_on_it() {
-        let gate = gate(|limits| (limits.accepts_per_second, limits.accept_burst) = (NonZeroU32::MIN, NonZeroU32::MIN));
-        let first = gate.admit(Some(v6(1, 1))).unwrap();
-        let refused = (2..100).filter(|network| gate.admit(Some(v6(1, *network))).err() == Some(Limit::AcceptRate));
-        assert!(refused.count() >= 97);
-        assert_eq!((gate.addresses.len(), gate.metrics.handshakes.get()), (1, 1), "no table grew");
-        drop(first);
+    #[tokio::test]
+    async fn what_comes_too_fast_stays_in_the_queue_until_its_client_would_no_longer_be_there() {
+        let once = NonZeroU32::MIN;
+        let gate = gate(|limits| (limits.accepts_per_second, limits.accept_burst) = (once, once));
+        let now = Instant::now();
+        assert_eq!(gate.pace(now).await, Ok(()));
+        assert!(gate.pace(now).now_or_never().is_none(), "it can wait");
+        let long_ago = now.checked_sub(QUEUED).unwrap();
+        assert_eq!(gate.pace(long_ago).await, Err(Limit::AcceptRate), "it has waited");
+        assert_eq!(gate.metrics.refused.of(Limit::AcceptRate).get(), 1);
     }
 
     #[test]

@@ -97,11 +97,11 @@ pub struct Tls {
 pub struct Limits {
     /// Sockets open at once, of any kind.
     pub connections: u32,
-    /// Sockets at once that have not authenticated yet.
+    /// Sockets at once that speak and have not authenticated yet; more wait for their turn.
     pub handshakes: u32,
     /// Seconds for each step before a connection is authenticated: TLS, HTTP request head, AUTH.
     pub handshake_seconds: NonZeroU32,
-    /// New sockets a second, from everybody together.
+    /// New sockets a second, from everybody together; more wait in the kernel's queue.
     pub accepts_per_second: NonZeroU32,
     /// New sockets at once, from everybody together.
     pub accept_burst: NonZeroU32,

@@ -31,7 +31,6 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tracing::{Instrument, debug, debug_span, info, warn};
 
 use crate::{
-    admission::Handshake,
     auth::{Rejected, authenticate},
     core::Core,
     line::{Line, Next},
@@ -39,6 +38,7 @@ use crate::{
     outbox::Outbox,
     peer::Identity,
     session::Session,
+    turns::Turn,
     websocket::{Malformed, Packet, Received},
     wheel::Due,
     wire::WireWriter,
@@ -58,7 +58,7 @@ pub(crate) async fn begin(
     mut line: Line,
     writer: WireWriter,
     http: Vec<u8>,
-    handshake: Handshake,
+    handshake: Turn,
     open: OwnedSemaphorePermit,
 ) {
     let outbox = Outbox::new(core.bounds(), core.metrics.clone(), writer).with(line.framing());

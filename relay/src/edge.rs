@@ -2,14 +2,17 @@
 //! API of whoever shares this listener.
 //!
 //! ```text
-//! accept -> admission -> PROXY header -> TLS -> GET /v1/ws         -> connection::begin
-//!                                               GET /v1/events     -> connection::begin
-//!                                               POST /v1/send      -> stream
-//!                                               GET /health/live   200 while the process runs
-//!                                               GET /health/ready  200 while clients should come here
-//!                                               GET /metrics       Prometheus text
-//!                                               /api/...           the control plane, where it is in this process
+//! accept -> first byte -> turn -> PROXY header -> TLS -> GET /v1/ws         -> connection::begin
+//!                                                        GET /v1/events     -> connection::begin
+//!                                                        POST /v1/send      -> stream
+//!                                                        GET /health/live   200 while the process runs
+//!                                                        GET /health/ready  200 while clients should come here
+//!                                                        GET /metrics       Prometheus text
+//!                                                        /api/...           the control plane, where it is in this process
 //! ```
+//!
+//! In all that is spoken here the client speaks first. A socket that says nothing costs a small task and no turn, so that any
+//! number of them takes nothing from those who speak.
 //!
 //! Nothing before authentication may cost much: the request head is bounded in bytes and in time, and a socket that was
 //! refused is answered 503 with a time to come back where that is cheap, and otherwise closed.
@@ -24,10 +27,11 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use gatepass_protocol::sse::{EVENTS, SEND};
 use http_body_util::Full;
 use hyper::{
@@ -41,7 +45,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt::set_tcp_nodelay;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{OwnedSemaphorePermit, watch},
+    task::{unconstrained, yield_now},
     time::{sleep, timeout},
 };
 use tracing::{debug, warn};
@@ -71,6 +76,8 @@ pub type Api = Arc<dyn Fn(Request<Incoming>, SocketAddr) -> BoxFuture<'static, R
 const MAX_HEAD: usize = 16 * 1024;
 /// A pause after a failed accept, which mostly means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Sockets that are accepted before those that are there get their turn on the processor: a few hundred microseconds' worth.
+const ACCEPTED_AT_ONCE: usize = 16;
 /// A probe of the backplane that takes longer counts as failed.
 const PROBE: Duration = Duration::from_secs(1);
 /// How long requests under way are given at the end.
@@ -90,23 +97,14 @@ pub(crate) async fn serve(
     let proxies = Proxies::new(&core.config.edge);
     let door = Arc::new(Door { core: core.clone(), proxies, tls, api, websockets, stop });
     {
-        let accept = async {
-            loop {
-                match listener.accept().await {
-                    Ok((socket, from)) => door.clone().open(socket, from),
-                    Err(error) => {
-                        warn!(%error, "can't accept connections");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                }
-            }
-        };
         let keep_tls = async {
             if let Some(tls) = &door.tls {
                 tls.watch(&core.metrics).await;
             }
         };
-        let work = async { tokio::join!(accept, core.tick(), core.learn_secret(), core.quotas.settle(), keep_tls) };
+        let work = async {
+            tokio::join!(accept(&door, &listener), core.tick(), core.learn_secret(), core.quotas.settle(), keep_tls)
+        };
         tokio::pin!(work);
         tokio::select! {
             _ = &mut work => {}
@@ -122,6 +120,29 @@ pub(crate) async fn serve(
     let _ = stopping.send(true);
     if timeout(LAST_REQUESTS, core.admission.empty()).await.is_err() {
         warn!("some connections did not end in time");
+    }
+}
+
+/// Takes sockets from the kernel's queue.
+async fn accept(door: &Arc<Door>, listener: &TcpListener) {
+    loop {
+        let mut next = Some(listener.accept().await);
+        let seen = Instant::now();
+        for nth in 1.. {
+            match next {
+                Some(Ok((socket, from))) => door.clone().open(socket, from, door.core.admission.pace(seen).await),
+                Some(Err(error)) => {
+                    warn!(%error, "can't accept connections");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+                None => break,
+            }
+            if nth % ACCEPTED_AT_ONCE == 0 {
+                yield_now().await;
+            }
+            // Nothing only where the queue is empty, and not where tokio would have others go first.
+            next = unconstrained(listener.accept()).now_or_never();
+        }
     }
 }
 
@@ -163,10 +184,32 @@ enum Turn {
 }
 
 impl Door {
-    fn open(self: Arc<Self>, socket: TcpStream, from: SocketAddr) {
+    fn open(self: Arc<Self>, socket: TcpStream, from: SocketAddr, paced: Result<(), Limit>) {
         let known = Some(from.ip()).filter(|from| !self.proxies.contain(*from));
-        match self.core.admission.admit(known) {
-            Ok(entry) => drop(tokio::spawn(self.announced(socket, from, entry))),
+        match paced.and_then(|()| self.core.admission.admit(known)) {
+            Ok(connection) => drop(tokio::spawn(self.first_byte(socket, from, connection))),
+            Err(limit) => self.stop(socket, from, limit),
+        }
+    }
+
+    /// Waits until there is something to do, and the time to do it.
+    async fn first_byte(self: Arc<Self>, socket: TcpStream, from: SocketAddr, connection: OwnedSemaphorePermit) {
+        let mut stop = self.stop.clone();
+        // Looked for, and left where it is: what tokio says of a new socket is a guess.
+        let mut byte = [0];
+        let spoken = tokio::select! {
+            spoken = timeout(self.handshake_limit(), socket.peek(&mut byte)) => spoken,
+            _ = stop.wait_for(|stopping| *stopping) => return,
+        };
+        match spoken {
+            Ok(Ok(1)) => {}
+            // It is gone without a word.
+            Ok(_) => return,
+            Err(_) => return self.core.metrics.refused.inc(Limit::HandshakeTime),
+        }
+        match self.core.admission.turn().await {
+            // On the heap: those that say nothing would have a place for it.
+            Ok(turn) => Box::pin(self.announced(socket, from, Entry { connection, handshake: Some(turn) })).await,
             Err(limit) => self.stop(socket, from, limit),
         }
     }
@@ -422,12 +465,9 @@ impl Visit {
         match &mut *locked(&self.entry) {
             Some(Entry { handshake: Some(_), .. }) => {}
             // After POSTs of somebody else, for whom a proxy keeps the socket open.
-            Some(Entry { handshake, .. }) => match self.door.core.admission.handshake() {
+            Some(Entry { handshake, .. }) => match self.door.core.admission.turn_now() {
                 Ok(again) => *handshake = Some(again),
-                Err(limit) => {
-                    self.door.core.metrics.refused.inc(limit);
-                    return self.unavailable(limit);
-                }
+                Err(limit) => return self.unavailable(limit),
             },
             None => return text(StatusCode::BAD_REQUEST, "this connection was not let in\n"),
         }

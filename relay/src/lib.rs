@@ -4,7 +4,7 @@
 //!  edge          accept, TLS, HTTP: /v1/ws, /v1/events, /v1/send, /health/live, /health/ready, /metrics
 //!   upgrade      the one request that nearly every socket makes
 //!   forwarded    whose socket it really is, behind a proxy
-//!   admission    who may take up its time before it is known who they are
+//!   admission    who may take up its time before it is known who they are (turns: how many at once, and who is next)
 //!   rates        what an authenticated client and its tenant may ask for
 //!   connection   one task a client: challenge, then frames
 //!    line        reads and frames a socket (wire, websocket), or takes POSTs (post, stream)
@@ -59,6 +59,7 @@ mod stream;
 pub mod testing;
 mod ticket;
 pub mod tls;
+mod turns;
 mod upgrade;
 pub mod websocket;
 mod wheel;

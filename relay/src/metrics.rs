@@ -392,8 +392,12 @@ metrics! {
     posts: CounterBy<Posted> = "gatepass_relay_posts_total",
     /// POSTs that were handed on to another relay, where their stream is.
     posts_carried: Counter = "gatepass_relay_posts_carried_total",
-    /// Sockets now that have not authenticated yet.
+    /// Sockets now that have begun to speak and have not authenticated yet.
     handshakes: SharedGauge = "gatepass_relay_handshakes",
+    /// Sockets now that have begun to speak and wait for their turn to authenticate.
+    waiting: SharedGauge = "gatepass_relay_waiting",
+    /// Seconds that sockets waited for their turn to authenticate; those that had it at once count as 0.
+    turn_waits: Histogram = "gatepass_relay_turn_seconds",
     /// Connections that authenticated.
     welcomed: Counter = "gatepass_relay_connections_total",
     /// Reconnect tickets, by outcome.

@@ -198,6 +198,7 @@ async fn every_metric_moves() {
         "posts_carried_total",
         "tls_not_after_seconds",
         "tls_reloads_total",
+        "relay_waiting",
     ];
     let here = |name: &&&str| !elsewhere.iter().any(|other| name.ends_with(other)) && !name.contains("_backplane_");
     for (name, text) in Metrics::NAMES.iter().filter(here).map(|name| (name, metrics.render())) {

@@ -90,6 +90,46 @@ async fn who_says_nothing_is_closed_after_the_handshake_time() {
 }
 
 #[tokio::test]
+async fn sockets_that_say_nothing_take_no_turn_from_those_that_speak() {
+    let mut tenant = Tenant::new(1);
+    let one = |config: &mut gatepass_relay::Config| config.limits.handshakes = 1;
+    let relay = TestRelay::with(Tenancy::of([tenant.trust()]), one).await;
+    let mut silent = Vec::new();
+    for _ in 0..50 {
+        silent.push(TcpStream::connect(relay.address()).await.unwrap());
+    }
+    let mut agent = Client::connect(&relay, &tenant.computer()).await;
+    agent.open(1).await;
+    assert_eq!(relay.relay.metrics().refused.of(Limit::Handshakes).get(), 0);
+}
+
+#[tokio::test]
+async fn a_crowd_waits_for_its_turn_and_nobody_is_sent_away() {
+    let mut tenant = Tenant::new(1);
+    let one = |config: &mut gatepass_relay::Config| config.limits.handshakes = 1;
+    let relay = TestRelay::with(Tenancy::of([tenant.trust()]), one).await;
+    let metrics = relay.relay.metrics();
+    let slow = Client::unauthenticated(&relay).await;
+    let mut crowd = Vec::new();
+    for _ in 0..20 {
+        let (computer, address) = (tenant.computer(), relay.address());
+        crowd.push(tokio::spawn(async move {
+            let socket = TcpStream::connect(address).await.unwrap();
+            Client::over(socket, address).await.welcomed(&computer).await
+        }));
+    }
+    eventually(|| metrics.waiting.get() == 20).await;
+    assert_eq!(metrics.handshakes.get(), 1);
+    drop(slow);
+    let mut all = Vec::new();
+    for client in crowd {
+        all.push(client.await.unwrap());
+    }
+    assert_eq!((metrics.waiting.get(), metrics.connections.get()), (0, 20));
+    assert_eq!(metrics.refused.of(Limit::Handshakes).get(), 0);
+}
+
+#[tokio::test]
 async fn who_never_begins_tls_is_closed_too() {
     let relay = TestRelay::with(Tenancy::of([Tenant::new(1).trust()]), |config| {
         config.tls.mode = TlsMode::SelfMade;
