@@ -19,6 +19,13 @@ pub(crate) enum Act {
         /// Which.
         channel: u32,
     },
+    /// An end of this of the worker's pairings says something, in this turn of its.
+    Say {
+        /// Which.
+        talk: u32,
+        /// From 0.
+        turn: u32,
+    },
     /// Clients are cut off.
     Cut,
     /// Whoever was cut should be back.
@@ -88,6 +95,15 @@ pub(crate) fn agenda(profile: &Profile, share: Share) -> Vec<Entry> {
                 let measured = at >= seconds(load.warm_up_seconds);
                 put(at, Act::Show, measured);
                 put(at + seconds(load.shown_ms / 1_000.0), Act::Scan, measured);
+            }
+        }
+        Load::Messages(load) => {
+            let whole = load.warm_up_seconds + load.seconds;
+            let talks = share.members(profile.agents.min(profile.phones)).count().max(1) as u32;
+            let moments = Schedule::steady(whole, load.per_second, load.arrivals, seed, share);
+            for (n, at) in moments.enumerate() {
+                let n = n as u32;
+                put(at, Act::Say { talk: n % talks, turn: n / talks }, at >= seconds(load.warm_up_seconds));
             }
         }
         Load::Fanout(load) => {

@@ -171,7 +171,9 @@ impl Run {
             );
         }
         let least = match &profile.load {
-            Load::Pairings(_) | Load::Fanout(_) | Load::Day(_) => profile.agents.min(profile.phones.max(1)),
+            Load::Pairings(_) | Load::Messages(_) | Load::Fanout(_) | Load::Day(_) => {
+                profile.agents.min(profile.phones.max(1))
+            }
             Load::Idle(_) | Load::Storm(_) | Load::Revocation(_) => profile.agents,
         };
         if workers > least {

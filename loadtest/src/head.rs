@@ -160,10 +160,11 @@ impl Head {
         let load_from = self.load.map_or(seconds, |load| load.since(self.zero).as_secs_f64());
         let measured = match &self.profile.load {
             Load::Pairings(load) if !interrupted => Some(load.seconds),
+            Load::Messages(load) if !interrupted => Some(load.seconds),
             Load::Fanout(load) if !interrupted => Some(load.seconds),
             _ => None,
         };
-        let during_load = ["pairing", "claim", "open", "delivery", "publish"];
+        let during_load = ["pairing", "claim", "open", "message", "delivery", "publish"];
         let mut series: BTreeMap<String, Series> = BTreeMap::new();
         for name in self.merged.names().into_iter().filter(|name| name != LAG) {
             let over = measured.filter(|_| during_load.contains(&name.as_str()));

@@ -31,6 +31,7 @@ pub mod schedule;
 pub mod server;
 mod stage;
 pub mod summary;
+mod talk;
 pub mod tenant;
 pub mod worker;
 

@@ -15,10 +15,11 @@ use crate::{
 };
 
 /// The shipped profiles, by name, which is also their kind.
-pub const SHIPPED: [(&str, &str); 6] = [
+pub const SHIPPED: [(&str, &str); 7] = [
     ("idle", include_str!("../profiles/idle.toml")),
     ("storm", include_str!("../profiles/storm.toml")),
     ("pairings", include_str!("../profiles/pairings.toml")),
+    ("messages", include_str!("../profiles/messages.toml")),
     ("fanout", include_str!("../profiles/fanout.toml")),
     ("revocation", include_str!("../profiles/revocation.toml")),
     ("day", include_str!("../profiles/day.toml")),
@@ -100,6 +101,8 @@ pub enum Load {
     Storm(Storm),
     /// Phones scan QRs.
     Pairings(Pairings),
+    /// Messages to and fro in pairings that stay open.
+    Messages(Messages),
     /// Messages to many.
     Fanout(Fanout),
     /// Revocation lists to everybody.
@@ -146,6 +149,22 @@ pub struct Pairings {
     pub handshake: bool,
     /// Milliseconds for which a QR is on the screen before it is scanned.
     pub shown_ms: f64,
+}
+
+/// Messages to and fro in pairings that stay open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Messages {
+    /// How long, in seconds.
+    pub seconds: f64,
+    /// Seconds at the beginning that are not measured.
+    pub warm_up_seconds: f64,
+    /// Messages a second, over all pairings.
+    pub per_second: f64,
+    /// How they are spaced.
+    pub arrivals: Arrivals,
+    /// Bytes of a message.
+    pub bytes: u32,
 }
 
 /// Messages to many.
@@ -220,6 +239,12 @@ impl Default for Pairings {
             handshake: true,
             shown_ms: 250.0,
         }
+    }
+}
+
+impl Default for Messages {
+    fn default() -> Self {
+        Self { seconds: 60.0, warm_up_seconds: 5.0, per_second: 1_000.0, arrivals: Arrivals::Poisson, bytes: 800 }
     }
 }
 
@@ -301,6 +326,7 @@ kinds! {
     Idle "idle" (5_000, 0, 500.0), ["errors=0"];
     Storm "storm" (5_000, 0, 500.0), ["errors=0", "newcomer.p99_ms=1000"];
     Pairings "pairings" (500, 500, 500.0), ["errors=0", "pairing.p99_ms=50"];
+    Messages "messages" (300, 300, 500.0), ["errors=0", "message.p99_ms=20"];
     Fanout "fanout" (1_000, 20, 500.0), ["errors=0", "delivery.p99_ms=100"];
     Revocation "revocation" (5_000, 0, 500.0), ["errors=0", "last.max_ms=1000"];
     Day "day" (2_000, 200, 500.0), ["errors=0", "pairing.p99_ms=100"];
@@ -347,6 +373,7 @@ impl Profile {
             "idle" => File::<Idle>::read(name, text, changes),
             "storm" => File::<Storm>::read(name, text, changes),
             "pairings" => File::<Pairings>::read(name, text, changes),
+            "messages" => File::<Messages>::read(name, text, changes),
             "fanout" => File::<Fanout>::read(name, text, changes),
             "revocation" => File::<Revocation>::read(name, text, changes),
             "day" => File::<Day>::read(name, text, changes),
@@ -360,6 +387,7 @@ impl Profile {
             Load::Idle(_) => Idle::NAME,
             Load::Storm(_) => Storm::NAME,
             Load::Pairings(_) => Pairings::NAME,
+            Load::Messages(_) => Messages::NAME,
             Load::Fanout(_) => Fanout::NAME,
             Load::Revocation(_) => Revocation::NAME,
             Load::Day(_) => Day::NAME,
@@ -372,6 +400,7 @@ impl Profile {
             Load::Idle(idle) => idle.seconds,
             Load::Storm(storm) => f64::from(storm.rounds) * storm.round_seconds,
             Load::Pairings(load) => load.warm_up_seconds + load.seconds,
+            Load::Messages(load) => load.warm_up_seconds + load.seconds,
             Load::Fanout(load) => load.warm_up_seconds + load.seconds,
             Load::Revocation(load) => f64::from(load.lists) * load.every_seconds,
             Load::Day(day) => 24.0 * day.seconds_per_hour,
@@ -384,6 +413,7 @@ impl Profile {
             Load::Idle(_) => &["connect"],
             Load::Storm(_) => &["reconnect", "newcomer", "connect"],
             Load::Pairings(_) => &["pairing", "claim", "open", "connect"],
+            Load::Messages(_) => &["message", "connect"],
             Load::Fanout(_) => &["delivery", "publish", "connect"],
             Load::Revocation(_) => &["revocation", "last", "connect"],
             Load::Day(_) => &["pairing", "claim", "open", "connect", "reconnect", "policy", "revocation", "last"],
@@ -412,13 +442,20 @@ impl Profile {
             return wrong(key, "is out of range");
         }
         match &self.load {
-            Load::Pairings(_) | Load::Fanout(_) if self.phones == 0 => {
+            Load::Pairings(_) | Load::Messages(_) | Load::Fanout(_) if self.phones == 0 => {
                 wrong("phones", "must be at least 1 for this kind")
             }
             Load::Pairings(load) if !(0.0..=30_000.0).contains(&load.shown_ms) => {
                 wrong("load.shown_ms", "must be 0 to 30000")
             }
-            Load::Fanout(load) if !(16..=7_000).contains(&load.bytes) => wrong("load.bytes", "must be 16 to 7000"),
+            Load::Messages(Messages { bytes, .. }) | Load::Fanout(Fanout { bytes, .. })
+                if !(16..=7_000).contains(bytes) =>
+            {
+                wrong("load.bytes", "must be 16 to 7000")
+            }
+            Load::Messages(_) if self.seconds() > 75.0 => {
+                wrong("load.seconds", "must be at most 75 with the warm-up: a pairing lives 90 s")
+            }
             Load::Fanout(load) if load.channels == 0 || load.channels > self.agents => {
                 wrong("load.channels", "must be 1 to the number of agents")
             }
@@ -525,6 +562,7 @@ mod tests {
         shipped_is_the_default::<Idle>();
         shipped_is_the_default::<Storm>();
         shipped_is_the_default::<Pairings>();
+        shipped_is_the_default::<Messages>();
         shipped_is_the_default::<Fanout>();
         shipped_is_the_default::<Revocation>();
         shipped_is_the_default::<Day>();

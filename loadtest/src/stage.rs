@@ -29,6 +29,7 @@ use crate::{
     measure::Recorder,
     profile::{Load, Profile},
     schedule::Share,
+    talk,
     worker::Announcement,
 };
 
@@ -213,6 +214,9 @@ async fn listen(stage: Arc<Stage>, mut connection: Connection, inbox: Arc<Inbox>
         tokio::select! {
             incoming = connection.next() => match incoming {
                 Some(Incoming::Message { channel, bytes, .. }) => presence.hears(channel, &bytes),
+                Some(Incoming::Forwarded { bytes, .. }) if matches!(stage.profile.load, Load::Messages(_)) => {
+                    presence.took("message", &bytes);
+                }
                 Some(incoming) => inbox.deliver(incoming),
                 None => return,
             },
@@ -280,16 +284,18 @@ impl Presence {
         }
     }
 
+    /// A message that says when it was meant to be sent.
+    fn took(&self, series: &'static str, message: &[u8]) {
+        if let Some(meant) = talk::measured(message) {
+            self.stage.recorder.took(series, meant);
+            self.stage.recorder.count("delivered", 1);
+        }
+    }
+
     fn hears(&self, channel: Channel, bytes: &Bytes) {
         let recorder = &self.stage.recorder;
         if let (Load::Fanout(_), Channel::Computer(_)) = (&self.stage.profile.load, channel) {
-            // When it was meant to be sent, and whether it counts.
-            if let Some((meant, [1, ..])) =
-                bytes.split_first_chunk().map(|(meant, rest)| (u64::from_be_bytes(*meant), rest))
-            {
-                recorder.took("delivery", Moment(meant));
-                recorder.count("delivered", 1);
-            }
+            self.took("delivery", bytes);
         }
         let Channel::Tenant(_) = channel else { return };
         let Ok(bulletin) = Bulletin::decode(bytes) else { return };

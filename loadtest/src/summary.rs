@@ -57,6 +57,13 @@ fn what_was_done(results: &Results) -> String {
             let real = if load.handshake { "with real handshakes" } else { "with messages of real sizes" };
             format!("and {} QR codes a second were scanned for {}, {real}", load.per_second, seconds(load.seconds))
         }
+        Load::Messages(load) => format!(
+            "and {} messages of {} bytes a second went to and fro in {} pairings for {}",
+            load.per_second,
+            load.bytes,
+            number(profile.agents.min(profile.phones).into()),
+            seconds(load.seconds)
+        ),
         Load::Fanout(load) => format!(
             "and {} messages of {} bytes a second were published for {} to {}",
             load.per_second,

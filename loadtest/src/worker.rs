@@ -21,7 +21,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
 use gatepass_client::{Endpoint, Settings, Tls, TlsError};
 use gatepass_protocol::{
     api::{Base64, text},
@@ -50,6 +49,7 @@ use crate::{
     profile::{Load, Profile},
     schedule::{Arrivals, Random, Schedule, Share},
     stage::{Member, Stage, refusal},
+    talk::{self, Talk},
 };
 
 /// What a worker is told first. It holds the CA's private key, so it travels through a pipe and is never logged.
@@ -263,6 +263,8 @@ struct Seat {
 struct Crowd {
     agents: Vec<Seat>,
     phones: Vec<Arc<PhoneMember>>,
+    /// Those that stay open.
+    talks: Vec<Option<Talk>>,
 }
 
 enum Came {
@@ -320,9 +322,12 @@ impl Cast {
                 Came::Phone(member.map(|member| Arc::new(PhoneMember { member: Arc::new(member), phone })))
             });
         }
-        let mut crowd = Crowd { agents: self.agents, phones: vec![] };
+        let mut crowd = Crowd { agents: self.agents, phones: vec![], talks: vec![] };
         while let Some(came) = coming.join_next().await {
             crowd.take_seat(came.map_err(|error| WorkerError::Plan(error.to_string()))?);
+        }
+        if let Load::Messages(_) = stage.profile.load {
+            crowd.begin_talks(stage).await;
         }
         Ok(crowd)
     }
@@ -356,6 +361,11 @@ impl Crowd {
                 }
                 Act::Publish { channel } => {
                     self.publish(stage, channel, meant, entry.measured, &mut random, &mut doing)
+                }
+                Act::Say { talk, turn } => {
+                    let Load::Messages(load) = &stage.profile.load else { continue };
+                    let Some(Some(talk)) = self.talks.get(talk as usize) else { continue };
+                    talk.say(stage, turn, talk::message(load.bytes, meant, entry.measured)).await;
                 }
                 Act::Cut => {
                     let Load::Storm(storm) = &stage.profile.load else { continue };
@@ -410,6 +420,19 @@ impl Crowd {
         Ok(())
     }
 
+    /// Each agent's pairing is claimed by a phone at random, so that it is chance whether both are at the same relay.
+    async fn begin_talks(&mut self, stage: &Arc<Stage>) {
+        let mut random = Random::new(stage.profile.seed ^ u64::from(stage.share.index));
+        let mut phones: Vec<Arc<Member>> = self.phones.iter().map(|phone| phone.member.clone()).collect();
+        for agent in self.agents.iter().filter_map(|seat| seat.member.clone()) {
+            if phones.is_empty() {
+                return;
+            }
+            let phone = phones.swap_remove(random.below(phones.len()));
+            self.talks.push(Talk::open(stage, agent, phone).await);
+        }
+    }
+
     /// A QR on the screen of an agent that is on, for a phone to scan.
     fn show(
         &self,
@@ -458,10 +481,7 @@ impl Crowd {
             return stage.recorder.failed("publish: nobody is online");
         };
         let channel = Channel::Computer(stage.fleet.computer(channel));
-        let mut message = BytesMut::zeroed(fanout.bytes as usize);
-        message[..8].copy_from_slice(&meant.0.to_be_bytes());
-        message[8] = u8::from(measured);
-        let (message, stage) = (message.freeze(), stage.clone());
+        let (message, stage) = (talk::message(fanout.bytes, meant, measured), stage.clone());
         doing.spawn(async move {
             match timeout(stage.patience(), phone.member.sender.publish(channel, message)).await {
                 Ok(Ok(handed)) if measured => {
@@ -489,7 +509,7 @@ impl Crowd {
 
     /// Waits for what is still on its way: until nothing has come for a second.
     async fn linger(&self, stage: &Stage) {
-        if !matches!(stage.profile.load, Load::Fanout(_) | Load::Revocation(_) | Load::Day(_)) {
+        if !matches!(stage.profile.load, Load::Messages(_) | Load::Fanout(_) | Load::Revocation(_) | Load::Day(_)) {
             return;
         }
         let quiet = async {
