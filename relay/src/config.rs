@@ -292,6 +292,11 @@ pub struct Backplane {
     pub queue_messages: NonZeroU32,
     /// Bytes of messages from Redis that may wait for the relay.
     pub queue_bytes: NonZeroU32,
+    /// Where this relay listens for the others of its region, `address:port`; empty: it does not, and their messages come through
+    /// Redis.
+    pub peer_listen: String,
+    /// `host:port` by which the others reach it; empty: `peer_listen`.
+    pub peer_address: String,
     /// Newest messages of a channel that are kept for those who were away.
     pub history_messages: NonZeroU32,
     /// Seconds after a channel's last message for which they are kept.
@@ -316,6 +321,8 @@ impl Default for Backplane {
             timeout_ms: at_least_one(1_000),
             queue_messages: at_least_one(16_384),
             queue_bytes: at_least_one(32 * 1024 * 1024),
+            peer_listen: String::new(),
+            peer_address: String::new(),
             history_messages: at_least_one(64),
             history_seconds: at_least_one(60),
         }

@@ -462,6 +462,10 @@ metrics! {
     backplane_syncs: Counter = "gatepass_relay_backplane_lookups_total",
     /// Messages of pairings that this relay took in while Redis did not.
     backplane_deferred: Counter = "gatepass_relay_backplane_deferred_total",
+    /// Messages of pairings that were handed over without Redis: both ends were here, or the other end's relay was told directly.
+    backplane_handed: Counter = "gatepass_relay_backplane_handed_total",
+    /// Connections now to other relays of the region.
+    backplane_links: SharedGauge = "gatepass_relay_backplane_links",
     /// Times that what was missed on a channel was no longer kept.
     backplane_refetches: Counter = "gatepass_relay_backplane_refetches_total",
 }

@@ -74,7 +74,10 @@ impl Region {
         let mut relays = vec![];
         for nth in 0..RELAYS {
             let mut relay = Program::new("relay", Some(nth), &network, folder, &binary)?;
-            let plane = Backplane { timeout_ms: NonZeroU32::MIN.saturating_add(999), ..cluster.backplane() };
+            // Any free port: they tell each other which.
+            let peer_listen = SocketAddr::new(relay.address.ip(), 0).to_string();
+            let timeout_ms = NonZeroU32::MIN.saturating_add(999);
+            let plane = Backplane { timeout_ms, peer_listen, ..cluster.backplane() };
             let region = format!("[region]\ncontrol_plane = '{url}'\nca_file = '{}'\n", certificate.display());
             relay.configure(configuration(&relay, plane), &region)?;
             let token = relay.folder.join("state/relay.token");

@@ -268,6 +268,7 @@ impl Keeper {
     async fn prove(&mut self, shared: &Shared) -> bool {
         self.proved = Some(Instant::now());
         shared.sweep_presence();
+        shared.tell_address().await;
         let turn = shared.probes_sent.fetch_add(1, SeqCst) as usize;
         let table = shared.routes.table();
         let proofs = self.links.values().map(|link| {

@@ -35,7 +35,7 @@ pub(super) struct Seat {
     /// What was taken in and is not known to be acknowledged, as notices.
     pub(super) kept: VecDeque<(u32, Bytes)>,
     /// The highest number of its own that the other end acknowledged.
-    acked: u32,
+    pub(super) acked: u32,
     /// What this end acknowledged of the other's.
     pub(super) got: u32,
     /// The highest number of the other's that was handed over.
@@ -46,10 +46,18 @@ pub(super) struct Seat {
     pub(super) claim: Option<Bytes>,
     pub(super) claim_seen: bool,
     pub(super) closed: bool,
-    close_heard: bool,
+    pub(super) close_heard: bool,
     /// Counts what Redis does not know; 0: nothing.
     pub(super) unsynced: u64,
     pub(super) syncing: Syncing,
+    /// The node that the other end is known to be at, if it is another.
+    pub(super) far: Option<u64>,
+    /// Up to which number its messages were handed over, and over which connection.
+    pub(super) handed: (u64, u32),
+    /// Whether Redis is going to be told soon.
+    pub(super) due: bool,
+    /// It is back, and the node that knew its count is gone: its next message says where it is.
+    pub(super) first_again: bool,
 }
 
 /// Whether an end is just being looked up.
@@ -159,13 +167,26 @@ impl Mirror {
         if seq <= seat.sent && seq > 0 {
             return Ok(false);
         }
-        if seq != seat.sent + 1 {
+        if seq != seat.sent + 1 && !(seat.first_again && seq > seat.sent) {
             return Err(Refusal::Gap { expected: seat.sent + 1, got: seq });
         }
-        if seat.kept.len() >= MAX_UNACKED {
-            return Err(Refusal::Unacked(seat.kept.len()));
+        let unacked = seat.sent.saturating_sub(seat.acked) as usize;
+        if unacked >= MAX_UNACKED && !seat.first_again {
+            return Err(Refusal::Unacked(unacked));
         }
         Ok(true)
+    }
+
+    /// What an end said, is not acknowledged, and was not yet handed over on this way.
+    pub(super) fn due(&mut self, from: Side, way: u64) -> Vec<Bytes> {
+        let Some(seat) = self.seat_mut(from) else { return vec![] };
+        let after = if seat.handed.0 == way { seat.handed.1 } else { 0 };
+        seat.handed = (way, seat.sent);
+        // Mostly the newest one alone.
+        let newest_first = seat.kept.iter().rev().take_while(|(seq, _)| *seq > after);
+        let mut due: Vec<Bytes> = newest_first.map(|(_, notice)| notice.clone()).collect();
+        due.reverse();
+        due
     }
 
     /// A message that Redis has taken in, or that this node takes in for it.
@@ -178,6 +199,10 @@ impl Mirror {
         seat.got = seat.got.max(ack);
         seat.claim_seen = true;
         if let Some((seq, notice)) = message {
+            if std::mem::take(&mut seat.first_again) && seq > seat.sent + 1 {
+                // Its client keeps what is not acknowledged.
+                seat.acked = seat.acked.max(seq - 1);
+            }
             seat.keep(seq, notice);
         }
     }
@@ -190,13 +215,22 @@ impl Mirror {
             none if joining => none.insert(Seat::default()),
             None => return Heard::Nothing,
         };
-        if seat.syncing != Syncing::No && !matches!(news, News::Ack { .. }) {
+        let missing = match news {
+            // What comes before it may be in what is being looked up: the next message, or the claim.
+            News::Forward { seq, .. } => {
+                let unclaimed = to == Side::Agent && !seat.claim_seen && seat.syncing != Syncing::No;
+                seat.standing.is_some() && (seq > seat.told + 1 || unclaimed)
+            }
+            News::Closed { last } => seat.standing.is_some() && last > seat.told,
+            _ => false,
+        };
+        if missing && seat.syncing != Syncing::No {
             seat.syncing = Syncing::Again;
             return Heard::Nothing;
         }
         match news {
             News::Forward { seq, .. } if seq <= seat.told => Heard::Nothing,
-            News::Forward { seq, .. } if seat.standing.is_some() && seq > seat.told + 1 => Heard::Hole,
+            News::Forward { .. } | News::Closed { .. } if missing => Heard::Hole,
             News::Forward { seq, ack, frame } => {
                 seat.told = seq;
                 seat.acked(ack);
@@ -213,7 +247,6 @@ impl Mirror {
                 self.claimed = true;
                 Heard::Tell(Event::Claim(frame))
             }
-            News::Closed { last } if seat.standing.is_some() && last > seat.told => Heard::Hole,
             News::Closed { .. } if seat.close_heard => Heard::Nothing,
             News::Closed { .. } => {
                 seat.close_heard = true;
@@ -225,6 +258,8 @@ impl Mirror {
                 }
                 Heard::Nothing
             }
+            // Between nodes, about the way.
+            News::Here | News::Gone => Heard::Nothing,
         }
     }
 
@@ -305,14 +340,40 @@ mod tests {
     }
 
     #[test]
-    fn while_an_end_is_looked_up_news_wait_for_the_next_look() {
+    fn while_an_end_is_looked_up_what_comes_in_order_is_told_and_the_rest_waits_for_the_next_look() {
         let mut mirror = both_here();
         mirror.seat_mut(Side::Agent).unwrap().syncing = Syncing::Now;
-        assert_eq!(mirror.hear(Side::Agent, forward(1)), Heard::Nothing);
+        assert_eq!(mirror.hear(Side::Agent, forward(1)), Heard::Nothing, "before the claim, which may be on its way");
+        mirror.hear(Side::Agent, News::Claim(Bytes::new()));
+        assert_eq!(mirror.hear(Side::Agent, forward(1)), told(1));
+        assert_eq!(mirror.hear(Side::Agent, forward(3)), Heard::Nothing);
         let lacking = Lacking { claimed: true, missed: vec![forward(1), forward(2)], ..Lacking::default() };
         let (events, again) = mirror.synced(Side::Agent, 0, lacking);
-        assert_eq!((events.len(), again), (2, true));
+        assert_eq!((events.len(), again), (1, true));
         assert_eq!(mirror.hear(Side::Agent, forward(3)), told(3));
+    }
+
+    #[test]
+    fn over_a_new_way_goes_all_that_is_unacknowledged_and_then_only_what_is_new() {
+        let mut mirror = both_here();
+        let mut say =
+            |mirror: &mut Mirror, seq: u8| mirror.record(Side::Agent, Some((seq.into(), vec![seq].into())), 0);
+        say(&mut mirror, 1);
+        assert_eq!(mirror.due(Side::Agent, 7), [[1].as_slice()]);
+        say(&mut mirror, 2);
+        assert_eq!(mirror.due(Side::Agent, 7), [[2].as_slice()]);
+        assert_eq!(mirror.due(Side::Agent, 8), [[1].as_slice(), &[2]], "another connection");
+        mirror.record(Side::Device, None, 1);
+        assert_eq!(mirror.due(Side::Agent, 7), [[2].as_slice()]);
+    }
+
+    #[test]
+    fn who_comes_back_after_its_relay_died_says_where_it_is_in_its_count() {
+        let mut mirror = both_here();
+        mirror.seat_mut(Side::Device).unwrap().first_again = true;
+        assert_eq!(mirror.check(Side::Device, Some(4), 0), Ok(true));
+        mirror.record(Side::Device, Some((4, Bytes::new())), 0);
+        assert_eq!(mirror.check(Side::Device, Some(6), 0), Err(Refusal::Gap { expected: 5, got: 6 }), "once");
     }
 
     #[test]

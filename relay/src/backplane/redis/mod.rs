@@ -19,7 +19,9 @@
 //! - **A restart of Redis that lost everything** is an outage like any other: each node brings its ends back.
 
 mod channels;
+mod direct;
 mod handoff;
+mod handover;
 mod keeper;
 mod keys;
 mod link;
@@ -29,6 +31,7 @@ mod pairings;
 mod routes;
 mod scripts;
 mod settings;
+mod syncs;
 mod tenants;
 
 use std::{
@@ -48,7 +51,7 @@ use gatepass_protocol::{
 };
 use redis::RedisError;
 use tokio::{
-    sync::{Notify, Semaphore, oneshot},
+    sync::{Notify, Semaphore, mpsc, oneshot},
     task::JoinHandle,
     time::{Instant, sleep},
 };
@@ -57,7 +60,9 @@ use tracing::{error, warn};
 pub use self::settings::Settings;
 use self::{
     channels::Followed,
+    direct::Direct,
     handoff::{Handoff, Received, handoff},
+    handover::Due,
     keys::Keys,
     link::{Arg, Failure},
     mirror::Mirror,
@@ -78,7 +83,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// A node's handle on Redis. Dropping it ends its work.
 struct Node {
     shared: Arc<Shared>,
-    tasks: [JoinHandle<()>; 2],
+    tasks: [JoinHandle<()>; 3],
 }
 
 impl Drop for Node {
@@ -115,6 +120,11 @@ struct Shared {
     /// Tenants of which this node wants to know who is online, and who it thinks is.
     watched: DashMap<TenantId, HashSet<Who>>,
     syncs: Semaphore,
+    direct: Direct,
+    /// Ends of which Redis is to be told.
+    due: Mutex<Due>,
+    /// Where other nodes' answers to a [`Notice::Settle`] go.
+    settling: Mutex<HashMap<u64, mpsc::Sender<()>>>,
     probes: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     probes_sent: AtomicU64,
     proved: Mutex<Option<Instant>>,
@@ -148,14 +158,21 @@ pub fn join(settings: Settings, sink: Weak<dyn Sink>, metrics: Arc<Metrics>) -> 
         unsaid: Mutex::default(),
         watched: DashMap::new(),
         syncs: Semaphore::new(SYNCS),
+        direct: Direct::new(settings.peer_listen, &settings.peer_address),
+        due: Mutex::default(),
+        settling: Mutex::default(),
         probes: Mutex::default(),
         probes_sent: AtomicU64::new(0),
         proved: Mutex::default(),
         secret: OnceLock::new(),
         settings,
     });
-    let tasks =
-        [tokio::spawn(keeper::keep(Arc::downgrade(&shared))), tokio::spawn(receive(Arc::downgrade(&shared), received))];
+    shared.listen();
+    let tasks = [
+        tokio::spawn(keeper::keep(Arc::downgrade(&shared))),
+        tokio::spawn(receive(Arc::downgrade(&shared), received)),
+        tokio::spawn(Shared::tell_redis(Arc::downgrade(&shared))),
+    ];
     Arc::new(Node { shared, tasks })
 }
 
@@ -175,6 +192,8 @@ async fn receive(shared: Weak<Shared>, mut received: Received) {
             match shared.keys.read(&push.channel) {
                 Some(("n", _)) => match Notice::decode(&push.payload) {
                     Some(Notice::Pairing { rid, to, news }) => shared.notice(rid, to, news),
+                    Some(Notice::Settle { rid, node, token }) => shared.asked_to_settle(rid, node, token),
+                    Some(Notice::Settled(token)) => shared.settled(token),
                     Some(Notice::Probe(token)) => {
                         // Where nobody waits for it any more, it was late.
                         let _ = locked(&shared.probes).remove(&token).map(|probe| probe.send(()));

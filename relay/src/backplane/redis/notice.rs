@@ -7,6 +7,10 @@
 //! C rid[16] side frame                  a claim
 //! X rid[16] side last[4]                the other end closed, after its message `last`
 //! M rid[16] side generation[16]         this end, as it was in this generation, moved to another node
+//! H rid[16] side                        the other end is at the node that says this, directly
+//! G rid[16] side                        that node said something, directly, to an end that is not here
+//! S rid[16] node[8] token[8]            that node waits for Redis to know what this one knows of the pairing
+//! D token[8]                            it does
 //! P token[8]                            a node's own probe
 //! N note                                not about a pairing: see `Backplane::tell`
 //! ```
@@ -23,7 +27,19 @@ pub(super) type Generation = [u8; 16];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Notice {
-    Pairing { rid: Rid, to: Side, news: News },
+    Pairing {
+        rid: Rid,
+        to: Side,
+        news: News,
+    },
+    /// That node waits for Redis to know what this one knows of the pairing.
+    Settle {
+        rid: Rid,
+        node: u64,
+        token: u64,
+    },
+    /// It does.
+    Settled(u64),
     Probe(u64),
     Note(Bytes),
 }
@@ -35,6 +51,8 @@ pub(super) enum News {
     Claim(Bytes),
     Closed { last: u32 },
     Moved(Generation),
+    Here,
+    Gone,
 }
 
 pub(super) fn letter(side: Side) -> char {
@@ -56,6 +74,11 @@ impl Notice {
     pub(super) fn encode(&self) -> Bytes {
         let (kind, rid, to, numbers, rest): (u8, _, _, [Option<u32>; 2], &[u8]) = match self {
             Notice::Probe(token) => return [b"P".as_slice(), &token.to_be_bytes()].concat().into(),
+            Notice::Settled(token) => return [b"D".as_slice(), &token.to_be_bytes()].concat().into(),
+            Notice::Settle { rid, node, token } => {
+                let numbers = [node.to_be_bytes(), token.to_be_bytes()].concat();
+                return [b"S".as_slice(), rid.as_bytes(), &numbers].concat().into();
+            }
             Notice::Note(note) => return [b"N".as_slice(), note].concat().into(),
             Notice::Pairing { rid, to, news } => match news {
                 News::Forward { seq, ack, frame } => (b'F', rid, to, [Some(*seq), Some(*ack)], frame),
@@ -63,6 +86,8 @@ impl Notice {
                 News::Claim(frame) => (b'C', rid, to, [None; 2], frame),
                 News::Closed { last } => (b'X', rid, to, [Some(*last), None], &[]),
                 News::Moved(generation) => (b'M', rid, to, [None; 2], generation),
+                News::Here => (b'H', rid, to, [None; 2], &[]),
+                News::Gone => (b'G', rid, to, [None; 2], &[]),
             },
         };
         let mut bytes = Vec::with_capacity(26 + rest.len());
@@ -83,7 +108,15 @@ impl Notice {
         if *kind == b'N' {
             return Some(Notice::Note(Bytes::copy_from_slice(rest)));
         }
+        if *kind == b'D' {
+            return Some(Notice::Settled(u64::from_be_bytes(rest.try_into().ok()?)));
+        }
         let (rid, rest) = rest.split_first_chunk()?;
+        if *kind == b'S' {
+            let (node, token) = rest.split_first_chunk()?;
+            let token = u64::from_be_bytes(token.try_into().ok()?);
+            return Some(Notice::Settle { rid: Rid(*rid), node: u64::from_be_bytes(*node), token });
+        }
         let (to, rest) = rest.split_first()?;
         let number = |bytes: &mut &[u8]| {
             let (number, rest) = bytes.split_first_chunk()?;
@@ -99,6 +132,8 @@ impl Notice {
             b'C' => News::Claim(Bytes::copy_from_slice(rest)),
             b'X' => News::Closed { last: number(&mut rest)? },
             b'M' => News::Moved(rest.try_into().ok()?),
+            b'H' if rest.is_empty() => News::Here,
+            b'G' if rest.is_empty() => News::Gone,
             _ => return None,
         };
         Some(Notice::Pairing { rid: Rid(*rid), to: side(*to)?, news })
@@ -117,12 +152,17 @@ mod tests {
             News::Claim(frame),
             News::Closed { last: 3 },
             News::Moved([b'0'; 16]),
+            News::Here,
+            News::Gone,
         ];
         let sides = [Side::Agent, Side::Device];
         let of_pairings = news
             .into_iter()
             .flat_map(|news| sides.map(|to| Notice::Pairing { rid: Rid([9; 16]), to, news: news.clone() }));
-        of_pairings.chain([Notice::Probe(u64::MAX), Notice::Note(Bytes::from_static(b"note"))]).collect()
+        let settle = Notice::Settle { rid: Rid([9; 16]), node: 1, token: 2 };
+        of_pairings
+            .chain([settle, Notice::Settled(2), Notice::Probe(u64::MAX), Notice::Note(Bytes::from_static(b"note"))])
+            .collect()
     }
 
     #[test]

@@ -16,12 +16,11 @@ use gatepass_protocol::{
     ids::{Rid, TenantId},
 };
 use tokio::time::Instant;
-use tracing::debug;
 
 use super::{
     Shared,
     link::{Arg, Failure},
-    mirror::{Heard, Lacking, Mirror, Syncing},
+    mirror::{Heard, Mirror, Syncing},
     notice::{Generation, News, Notice, letter, side},
     scripts::{Answer, No, Nonsense, Script},
 };
@@ -31,7 +30,7 @@ use crate::{
 };
 
 /// How long a pairing that is over still answers "expired" rather than "unknown".
-const REMEMBERED: Duration = Duration::from_secs(60);
+pub(super) const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// An end on its way to this node.
 struct Joining<'a> {
@@ -54,18 +53,18 @@ fn generation() -> Result<Generation, Refusal> {
     Ok(text)
 }
 
-fn credentials(holder: &Holder) -> [u8; 48] {
+pub(super) fn credentials(holder: &Holder) -> [u8; 48] {
     let mut bytes = [0; 48];
     bytes[..16].copy_from_slice(holder.certificate.as_bytes());
     bytes[16..].copy_from_slice(&holder.token_hash);
     bytes
 }
 
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn word(side: Side) -> &'static str {
+pub(super) fn word(side: Side) -> &'static str {
     match letter(side) {
         'a' => "a",
         _ => "d",
@@ -89,7 +88,7 @@ fn complete(refusal: Refusal, seq: u32, ack: u32) -> Refusal {
 }
 
 /// The news of a notice, or none.
-fn news(bytes: &[u8]) -> Option<News> {
+pub(super) fn news(bytes: &[u8]) -> Option<News> {
     match Notice::decode(bytes) {
         Some(Notice::Pairing { news, .. }) => Some(news),
         _ => None,
@@ -97,14 +96,14 @@ fn news(bytes: &[u8]) -> Option<News> {
 }
 
 /// A message or an acknowledgement on its way.
-struct Step {
-    rid: Rid,
-    from: Side,
+pub(super) struct Step {
+    pub(super) rid: Rid,
+    pub(super) from: Side,
     /// `None`: an acknowledgement alone.
-    seq: Option<u32>,
-    ack: u32,
-    news: News,
-    notice: Bytes,
+    pub(super) seq: Option<u32>,
+    pub(super) ack: u32,
+    pub(super) news: News,
+    pub(super) notice: Bytes,
 }
 
 impl Shared {
@@ -138,7 +137,8 @@ impl Shared {
         let (bucket, keys) = self.keys.pairing(&rid);
         let generation = generation()?;
         let joining = self.enter(rid, tenant);
-        let notice = Notice::Pairing { rid, to: Side::Agent, news: News::Claim(frame) }.encode();
+        let news = News::Claim(frame);
+        let notice = Notice::Pairing { rid, to: Side::Agent, news: news.clone() }.encode();
         let args = [
             Arg::Bytes(tenant.as_bytes()),
             Arg::Bytes(&credentials(&device)),
@@ -148,11 +148,18 @@ impl Shared {
             self.keys.notices(bucket).into(),
         ];
         let mut answer = self.call(bucket, Script::Claim, &keys, &args).await?.map_err(refused)?;
-        let left = Duration::from_millis(answer.number().map_err(|Nonsense| Refusal::Unavailable)?);
+        let nonsense = |Nonsense| Refusal::Unavailable;
+        let (left, node) =
+            (Duration::from_millis(answer.number().map_err(nonsense)?), answer.bytes().map_err(nonsense)?);
         let mut mirror = locked(&joining.mirror);
         mirror.expires = Instant::now() + left;
         mirror.claimed = true;
         mirror.sit(Side::Device, (generation, device), 0, 0).claim = Some(notice);
+        self.greet(&mut mirror, rid, Side::Device, &node);
+        if let Some(way) = self.way(&mirror, Side::Device) {
+            // What the phone says next must not come before it, and its notice goes through Redis.
+            self.pass(&mut mirror, rid, Side::Agent, &way, news);
+        }
         Ok(left)
     }
 
@@ -175,8 +182,11 @@ impl Shared {
             let seat = mirror.seat(step.from).ok_or(Refusal::Unknown)?;
             let (generation, _) = seat.standing.as_ref().ok_or(Refusal::Unknown)?;
             let generation = *generation;
+            if let Some(way) = self.way(&mirror, step.from) {
+                return self.hand_over(&mut mirror, &way, step);
+            }
             // In order: not before what Redis still lacks.
-            if seat.unsynced > 0 {
+            if seat.unsynced > 0 || seat.first_again {
                 return self.take_in(&mut mirror, step);
             }
             generation
@@ -251,11 +261,7 @@ impl Shared {
         let (bucket, keys) = self.keys.pairing(&rid);
         let generation = generation()?;
         let joining = self.enter(rid, tenant);
-        for side in [Side::Agent, Side::Device] {
-            if locked(&joining.mirror).seat(side).is_some_and(|seat| seat.unsynced > 0) {
-                self.sync(rid, side).await;
-            }
-        }
+        let settled = self.settle(rid).await?;
         let args = [
             Arg::Bytes(tenant.as_bytes()),
             Arg::Bytes(&credentials(&holder)),
@@ -267,6 +273,7 @@ impl Shared {
             Arg::Number(millis(self.settings.resume_for)),
             self.keys.notices(bucket).into(),
             Arg::Bytes(rid.as_bytes()),
+            Arg::Number(settled.into()),
         ];
         let answer = self.call(bucket, Script::Resume, &keys, &args).await?.map_err(refused)?;
         let back = Back::read(answer).map_err(|Nonsense| Refusal::Unavailable)?;
@@ -276,10 +283,13 @@ impl Shared {
         let seat = mirror.sit(back.side, (generation, holder), back.sent, back.others);
         seat.claim_seen |= last_seq > 0 || back.missed.iter().any(|event| matches!(event, Event::Claim(_)));
         seat.got = seat.got.max(last_seq);
+        seat.first_again = !settled;
+        seat.acked = seat.acked.max(back.acked);
         let sent = seat.sent;
         if let Some(other) = mirror.seat_mut(back.side.other()) {
             other.sent = other.sent.max(back.others);
         }
+        self.greet(&mut mirror, rid, back.side, &back.others_node);
         Ok(Resumed { side: back.side, sent, missed: back.missed, left: back.left })
     }
 
@@ -287,10 +297,14 @@ impl Shared {
         let mirror = self.mirror(&rid)?;
         let (bucket, keys) = self.keys.pairing(&rid);
         let (generation, last, unsynced) = {
-            let mirror = locked(&mirror);
+            let mut mirror = locked(&mirror);
             let seat = mirror.seat(from).ok_or(Refusal::Unknown)?;
             let (generation, _) = seat.standing.as_ref().ok_or(Refusal::Unknown)?;
-            (*generation, seat.sent, seat.unsynced > 0)
+            let (generation, last, unsynced) = (*generation, seat.sent, seat.unsynced > 0);
+            if !seat.close_heard && self.close_directly(&mut mirror, rid, from, last) {
+                return Ok(());
+            }
+            (generation, last, unsynced)
         };
         let notice = Notice::Pairing { rid, to: from.other(), news: News::Closed { last } }.encode();
         let args = [
@@ -332,12 +346,7 @@ impl Shared {
     /// A notice has arrived for an end that is, or was, here.
     pub(super) fn notice(&self, rid: Rid, to: Side, news: News) {
         let Ok(mirror) = self.mirror(&rid) else { return };
-        let mut mirror = locked(&mirror);
-        match mirror.hear(to, news) {
-            Heard::Tell(event) => self.tell(rid, to, event),
-            Heard::Nothing => {}
-            Heard::Hole => self.sync_soon(rid, to),
-        }
+        self.hear(&mut locked(&mirror), rid, to, news);
     }
 
     /// Looks every end up whose pairing is in one of these buckets: something may have been missed.
@@ -355,7 +364,7 @@ impl Shared {
             // As long as Redis remembers that there was one, for the same answer.
             mirror.joining > 0 || mirror.expires + REMEMBERED > now
         });
-        for (rid, side) in self.seats(|_, seat| seat.unsynced > 0 && seat.syncing == Syncing::No) {
+        for (rid, side) in self.seats(|_, seat| seat.unsynced > 0 && !seat.due && seat.syncing == Syncing::No) {
             self.sync_soon(rid, side);
         }
     }
@@ -377,95 +386,6 @@ impl Shared {
         found
     }
 
-    fn sync_soon(&self, rid: Rid, side: Side) {
-        if let Some(shared) = self.this.upgrade() {
-            tokio::spawn(async move {
-                // As many at once as a pipeline takes well.
-                let Ok(_turn) = shared.syncs.acquire().await else { return };
-                shared.sync(rid, side).await;
-            });
-        }
-    }
-
-    /// Brings an end and Redis to the same state.
-    async fn sync(&self, rid: Rid, side: Side) {
-        let Ok(mirror) = self.mirror(&rid) else { return };
-        loop {
-            let Some(snapshot) = Snapshot::take(&mut locked(&mirror), side) else { return };
-            let ran = self.send(rid, side, &snapshot).await;
-            self.metrics.backplane_syncs.inc();
-            let mut mirror = locked(&mirror);
-            match ran {
-                Ok(Ok(lacking)) => {
-                    let (events, again) = mirror.synced(side, snapshot.unsynced, lacking);
-                    events.into_iter().for_each(|event| self.tell(rid, side, event));
-                    if snapshot.closed && mirror.seat(side).is_some_and(|seat| seat.unsynced == 0) {
-                        mirror.leave(side);
-                    } else if again {
-                        continue;
-                    }
-                }
-                Ok(Err(No::Moved { same_holder })) => {
-                    mirror.leave(side);
-                    // Its claim was lost in a failover, and another was faster.
-                    if !same_holder {
-                        self.tell(rid, side, Event::Closed);
-                    }
-                }
-                Ok(Err(No::Refused(refusal))) => {
-                    debug!(%refusal, "an end could not be looked up");
-                    mirror.leave(side);
-                    self.tell(rid, side, Event::Closed);
-                }
-                Err(_) => {
-                    if let Some(seat) = mirror.seat_mut(side) {
-                        // Once more with the next tick.
-                        (seat.syncing, seat.unsynced) = (Syncing::No, seat.unsynced + 1);
-                    }
-                }
-            }
-            drop(mirror);
-            return self.tidy(&rid);
-        }
-    }
-
-    async fn send(&self, rid: Rid, side: Side, snapshot: &Snapshot) -> Result<Result<Lacking, No>, Refusal> {
-        let (bucket, keys) = self.keys.pairing(&rid);
-        let close = Notice::Pairing { rid, to: side.other(), news: News::Closed { last: snapshot.sent } }.encode();
-        let left = snapshot.expires.saturating_duration_since(Instant::now());
-        let holder = credentials(&snapshot.holder);
-        let mut args = vec![
-            Arg::Bytes(snapshot.tenant.as_bytes()),
-            word(side).into(),
-            word(side.other()).into(),
-            self.node.as_str().into(),
-            Arg::Bytes(&snapshot.generation),
-            Arg::Bytes(&holder),
-            Arg::Number(millis(left)),
-            Arg::Number(millis(left + REMEMBERED)),
-            Arg::Number(snapshot.sent.into()),
-            Arg::Number(snapshot.got.into()),
-            Arg::Number(snapshot.told.into()),
-            Arg::Number(snapshot.closed.into()),
-            Arg::Number(snapshot.claim_seen.into()),
-            Arg::Number(MAX_UNACKED as u64),
-            Arg::Now,
-            self.keys.notices(bucket).into(),
-            Arg::Bytes(&snapshot.last_ack),
-            Arg::Bytes(&snapshot.claim),
-            Arg::Bytes(&close),
-            Arg::Number(snapshot.kept.len() as u64),
-        ];
-        for (seq, notice) in &snapshot.kept {
-            args.extend([Arg::Number((*seq).into()), Arg::Bytes(notice)]);
-        }
-        let answer = match self.call(bucket, Script::Sync, &keys, &args).await? {
-            Ok(answer) => answer,
-            Err(no) => return Ok(Err(no)),
-        };
-        read_lacking(answer).map(Ok).map_err(|Nonsense| Refusal::Unavailable)
-    }
-
     fn enter(&self, rid: Rid, tenant: TenantId) -> Joining<'_> {
         let longest = Duration::from_secs(MAX_TTL.into());
         let mirror = match self.pairings.entry(rid) {
@@ -477,75 +397,13 @@ impl Shared {
         Joining { shared: self, rid, mirror: mirror.clone() }
     }
 
-    fn mirror(&self, rid: &Rid) -> Result<Arc<Mutex<Mirror>>, Refusal> {
+    pub(super) fn mirror(&self, rid: &Rid) -> Result<Arc<Mutex<Mirror>>, Refusal> {
         self.pairings.get(rid).map(|found| found.clone()).ok_or(Refusal::Unknown)
     }
 
-    fn tidy(&self, rid: &Rid) {
+    pub(super) fn tidy(&self, rid: &Rid) {
         self.pairings.remove_if(rid, |_, mirror| locked(mirror).is_empty());
     }
-
-    fn tell(&self, rid: Rid, to: Side, event: Event) {
-        if let Some(sink) = self.sink.upgrade() {
-            sink.pairing(rid, to, event);
-        }
-    }
-}
-
-/// An end as it is at one moment.
-struct Snapshot {
-    tenant: TenantId,
-    expires: Instant,
-    generation: Generation,
-    holder: Holder,
-    sent: u32,
-    got: u32,
-    told: u32,
-    closed: bool,
-    claim_seen: bool,
-    last_ack: Bytes,
-    claim: Bytes,
-    kept: Vec<(u32, Bytes)>,
-    unsynced: u64,
-}
-
-impl Snapshot {
-    /// `None` where the end is not here, or just being looked up: then it will be once more.
-    fn take(mirror: &mut Mirror, side: Side) -> Option<Self> {
-        let (tenant, expires) = (mirror.tenant, mirror.expires);
-        let seat = mirror.seat_mut(side)?;
-        let (generation, holder) = seat.standing.clone()?;
-        if seat.syncing != Syncing::No {
-            seat.syncing = Syncing::Again;
-            return None;
-        }
-        seat.syncing = Syncing::Now;
-        Some(Self {
-            tenant,
-            expires,
-            generation,
-            holder,
-            sent: seat.sent,
-            got: seat.got,
-            told: seat.told,
-            closed: seat.closed,
-            claim_seen: seat.claim_seen,
-            last_ack: seat.last_ack.clone().unwrap_or_default(),
-            claim: seat.claim.clone().unwrap_or_default(),
-            kept: seat.kept.iter().cloned().collect(),
-            unsynced: seat.unsynced,
-        })
-    }
-}
-
-fn read_lacking(mut answer: Answer) -> Result<Lacking, Nonsense> {
-    Ok(Lacking {
-        claimed: answer.number()? == 1,
-        closed: answer.number()? == 1,
-        claim: news(&answer.bytes()?),
-        ack: news(&answer.bytes()?),
-        missed: answer.list()?.iter().filter_map(|notice| news(notice)).collect(),
-    })
 }
 
 /// What a resume is answered with.
@@ -556,6 +414,10 @@ struct Back {
     left: Duration,
     claimed: bool,
     missed: Vec<Event>,
+    /// The other end's.
+    others_node: Vec<u8>,
+    /// Of what it sent.
+    acked: u32,
 }
 
 impl Back {
@@ -566,7 +428,7 @@ impl Back {
         let closed = answer.number()? == 1;
         let claim = news(&answer.bytes()?);
         let claimed = answer.number()? == 1;
-        let kept = answer.list()?;
+        let (kept, others_node, acked) = (answer.list()?, answer.bytes()?, answer.number()? as u32);
         let mut missed: Vec<Event> = claim
             .into_iter()
             .chain(kept.iter().filter_map(|notice| news(notice)))
@@ -577,6 +439,6 @@ impl Back {
             })
             .collect();
         missed.extend(closed.then_some(Event::Closed));
-        Ok(Self { side, sent, others, left, claimed, missed })
+        Ok(Self { side, sent, others, left, claimed, missed, others_node, acked })
     }
 }

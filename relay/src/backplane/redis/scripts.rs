@@ -29,6 +29,7 @@ scripts! {
     Resume = "resume.lua",
     Close = "close.lua",
     Sync = "sync.lua",
+    Settle = "settle.lua",
     Publish = "publish.lua",
     Announce = "announce.lua",
     Position = "position.lua",

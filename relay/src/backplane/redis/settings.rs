@@ -1,6 +1,6 @@
 //! Where Redis is and how to get in, out of the configuration.
 
-use std::{fs, time::Duration};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError,
@@ -28,6 +28,10 @@ pub struct Settings {
     pub(super) history_ms: u64,
     pub(super) queue_messages: usize,
     pub(super) queue_bytes: usize,
+    /// `None`: other relays' messages come through Redis.
+    pub(super) peer_listen: Option<SocketAddr>,
+    /// Empty: the former.
+    pub(super) peer_address: String,
     redis: RedisConnectionInfo,
     sentinel: RedisConnectionInfo,
     /// `None`: without TLS.
@@ -39,6 +43,27 @@ pub(super) fn parse_address(text: &str) -> Option<(String, u16)> {
     let (host, port) = text.rsplit_once(':')?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     Some((host.to_owned(), port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
+}
+
+/// Where to listen for other relays, and that they can find it.
+fn peer_listen(config: &config::Backplane) -> Result<Option<SocketAddr>, ConfigError> {
+    let wrong = |key, problem: &str| Err(ConfigError::Value { key, problem: problem.into() });
+    if config.peer_listen.is_empty() {
+        return Ok(None);
+    }
+    let Ok(listen) = config.peer_listen.parse::<SocketAddr>() else {
+        return wrong("backplane.peer_listen", "write an address of this machine and a port, as in 10.0.0.5:8445");
+    };
+    if config.peer_address.is_empty() && listen.ip().is_unspecified() {
+        return wrong(
+            "backplane.peer_address",
+            "say by which host:port the other relays reach this one: it listens at every address",
+        );
+    }
+    if !config.peer_address.is_empty() && parse_address(&config.peer_address).is_none() {
+        return wrong("backplane.peer_address", "write host:port, as in relay-1.internal:8445");
+    }
+    Ok(Some(listen))
 }
 
 fn login(
@@ -97,6 +122,8 @@ impl Settings {
             history_ms: u64::from(config.history_seconds.get()) * 1_000,
             queue_messages: config.queue_messages.get() as usize,
             queue_bytes: config.queue_bytes.get() as usize,
+            peer_listen: peer_listen(config)?,
+            peer_address: config.peer_address.clone(),
             redis: login(&config.username, &config.password_file, "backplane.password_file", PASSWORD_VARIABLE)?,
             sentinel: login(
                 &config.sentinel_username,

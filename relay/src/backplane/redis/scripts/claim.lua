@@ -5,8 +5,8 @@ if not t then return {redis.call('GET', KEYS[2]) == ARGV[1] and 'expired' or 'un
 if t ~= ARGV[1] then return {'unknown'} end
 if device then
     if generation ~= ARGV[4] then return {'claimed'} end
-    return {'ok', redis.call('PTTL', KEYS[1])}
+    return {'ok', redis.call('PTTL', KEYS[1]), node or ''}
 end
 redis.call('HSET', KEYS[1], 'dh', ARGV[2], 'dn', ARGV[3], 'dg', ARGV[4], 'ds', 0, 'dk', 0, 'am', ARGV[5])
 if node then redis.call('SPUBLISH', ARGV[6] .. node, ARGV[5]) end
-return {'ok', redis.call('PTTL', KEYS[1])}
+return {'ok', redis.call('PTTL', KEYS[1]), node or ''}

@@ -3,7 +3,7 @@
 -- altogether, it is made again: each of the two nodes brings its own end.
 -- KEYS pairing, remembered. ARGV tenant, side, other side, node, generation, certificate and token hash, left ms,
 -- remembered ms, sent, acknowledged of the other's, told of the other's, closed, claim seen, ring size, server time ms,
--- channel prefix, last FWDACK or '', CLAIM or '', close notice, n, n x (seq, notice)
+-- channel prefix, last FWDACK or '', CLAIM or '', close notice, acknowledged of its own, n, n x (seq, notice)
 local s, o, ring = ARGV[2], ARGV[3], tonumber(ARGV[14])
 local list, p = redis.call('HGETALL', KEYS[1]), {}
 for n = 1, #list, 2 do p[list[n]] = list[n + 1] end
@@ -17,14 +17,14 @@ end
 if p[s .. 'g'] and p[s .. 'g'] ~= ARGV[5] then return {'moved', p[s .. 'h'] == ARGV[6] and 1 or 0} end
 local others, taken = tonumber(p[o .. 's'] or 0), tonumber(p[o .. 'k'] or 0)
 local base, acked = tonumber(p[s .. 's'] or 0), tonumber(p[s .. 'k'] or 0)
-local sent, got, told, count = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[20])
+local sent, got, told, count = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[21])
 local mark, notices = {s .. 'h', ARGV[6], s .. 'n', ARGV[4], s .. 'g', ARGV[5]}, {}
 local function set(field, value) mark[#mark + 1] = field; mark[#mark + 1] = value end
--- The node keeps what the other end has not acknowledged, so what it no longer keeps is acknowledged.
-local first = count > 0 and tonumber(ARGV[21]) or sent + 1
+-- What the node no longer keeps is acknowledged, or came to Redis from another node.
+local first = count > 0 and tonumber(ARGV[22]) or sent + 1
 if first > base + 1 then base = first - 1 end
-acked = math.max(acked, first - 1)
-for n = 21, 20 + 2 * count, 2 do
+acked = math.max(acked, tonumber(ARGV[20]))
+for n = 22, 21 + 2 * count, 2 do
     local seq = tonumber(ARGV[n])
     if seq > base then
         set(s .. (seq % ring), ARGV[15] .. ':' .. ARGV[n + 1])
@@ -40,8 +40,8 @@ if ARGV[17] ~= '' and ARGV[17] ~= p[s .. 'l'] then
     set(s .. 'l', ARGV[17])
     notices[#notices + 1] = ARGV[17]
 end
--- A claim that Redis forgot.
-if s == 'd' and not p.dh and ARGV[18] ~= '' then
+-- A claim that Redis forgot, or of which the agent is not known to have heard.
+if s == 'd' and ARGV[18] ~= '' and (not p.dh or p.am == ARGV[18]) then
     set('am', ARGV[18])
     table.insert(notices, 1, ARGV[18])
 end
