@@ -62,6 +62,22 @@ fn technicians_pair_with_real_handshakes_and_the_relay_alone_with_messages_of_th
 }
 
 #[test]
+fn messages_to_and_fro_in_open_pairings_arrive_each_once() {
+    let server = Server::start(false);
+    let changes = [
+        "agents=6",
+        "phones=6",
+        "load.per_second=40",
+        "load.arrivals=even",
+        "load.seconds=2",
+        "load.warm_up_seconds=0.5",
+    ];
+    let results = ran(&server, "messages", &changes);
+    assert_eq!(results.series["message"].count, 80, "forty a second for two seconds, of both workers together");
+    assert_eq!(results.counts["handed over"], results.counts["delivered"]);
+}
+
+#[test]
 fn a_message_to_many_is_counted_at_each_of_them() {
     let server = Server::start(false);
     let changes = [

@@ -32,8 +32,8 @@ pub(super) struct Seat {
     pub(super) standing: Option<(Generation, Holder)>,
     /// The highest number taken in from this end.
     pub(super) sent: u32,
-    /// What was taken in and is not known to be acknowledged, as notices.
-    pub(super) kept: VecDeque<(u32, Bytes)>,
+    /// What was taken in and is not known to be acknowledged, as notices, with when.
+    pub(super) kept: VecDeque<(u32, Instant, Bytes)>,
     /// The highest number of its own that the other end acknowledged.
     pub(super) acked: u32,
     /// What this end acknowledged of the other's.
@@ -100,7 +100,7 @@ impl Seat {
     fn acked(&mut self, ack: u32) -> bool {
         let news = ack > self.acked;
         self.acked = self.acked.max(ack);
-        while self.kept.front().is_some_and(|(seq, _)| *seq <= ack) {
+        while self.kept.front().is_some_and(|(seq, ..)| *seq <= ack) {
             self.kept.pop_front();
         }
         news
@@ -109,7 +109,7 @@ impl Seat {
     fn keep(&mut self, seq: u32, notice: Bytes) {
         if seq > self.sent {
             self.sent = seq;
-            self.kept.push_back((seq, notice));
+            self.kept.push_back((seq, Instant::now(), notice));
         }
     }
 }
@@ -183,8 +183,8 @@ impl Mirror {
         let after = if seat.handed.0 == way { seat.handed.1 } else { 0 };
         seat.handed = (way, seat.sent);
         // Mostly the newest one alone.
-        let newest_first = seat.kept.iter().rev().take_while(|(seq, _)| *seq > after);
-        let mut due: Vec<Bytes> = newest_first.map(|(_, notice)| notice.clone()).collect();
+        let newest_first = seat.kept.iter().rev().take_while(|(seq, ..)| *seq > after);
+        let mut due: Vec<Bytes> = newest_first.map(|(.., notice)| notice.clone()).collect();
         due.reverse();
         due
     }
@@ -356,8 +356,7 @@ mod tests {
     #[test]
     fn over_a_new_way_goes_all_that_is_unacknowledged_and_then_only_what_is_new() {
         let mut mirror = both_here();
-        let mut say =
-            |mirror: &mut Mirror, seq: u8| mirror.record(Side::Agent, Some((seq.into(), vec![seq].into())), 0);
+        let say = |mirror: &mut Mirror, seq: u8| mirror.record(Side::Agent, Some((seq.into(), vec![seq].into())), 0);
         say(&mut mirror, 1);
         assert_eq!(mirror.due(Side::Agent, 7), [[1].as_slice()]);
         say(&mut mirror, 2);

@@ -356,6 +356,13 @@ impl Shared {
         }
     }
 
+    /// What was handed over to another node may not have arrived there: it goes through Redis.
+    pub(super) fn sync_towards(&self, node: u64) {
+        for (rid, side) in self.seats(|_, seat| seat.unsynced > 0 && seat.far == Some(node)) {
+            self.sync_soon(rid, side);
+        }
+    }
+
     /// Tries again what could not be done; forgets what is over.
     pub(super) fn tend_pairings(&self) {
         let now = Instant::now();

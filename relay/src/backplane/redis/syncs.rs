@@ -105,8 +105,8 @@ impl Shared {
             Arg::Number(snapshot.acked.into()),
             Arg::Number(snapshot.kept.len() as u64),
         ];
-        for (seq, notice) in &snapshot.kept {
-            args.extend([Arg::Number((*seq).into()), Arg::Bytes(notice)]);
+        for (seq, since, notice) in &snapshot.kept {
+            args.extend([Arg::Number((*seq).into()), Arg::Number(millis(since.elapsed())), Arg::Bytes(notice)]);
         }
         let answer = match self.call(bucket, Script::Sync, &keys, &args).await? {
             Ok(answer) => answer,
@@ -130,7 +130,7 @@ struct Snapshot {
     claim_seen: bool,
     last_ack: Bytes,
     claim: Bytes,
-    kept: Vec<(u32, Bytes)>,
+    kept: Vec<(u32, Instant, Bytes)>,
     unsynced: u64,
 }
 

@@ -11,7 +11,7 @@
 //!
 //! Each connection carries notices one way, so two relays have two. Where there is none (no address is configured, it can't be
 //! reached, it does not take what is sent to it), notices go through Redis. What is lost with a connection is still kept by
-//! its sender, which tells Redis of it a moment later: see [`handover`](super::handover).
+//! its sender, which tells Redis of it then: see [`handover`](super::handover).
 
 mod identity;
 mod line;
@@ -200,6 +200,9 @@ async fn call(shared: Weak<Shared>, node: u64) {
         drop(shared);
         outgoing.write_to(stream).await;
         info!(node = written(node), "the connection to this relay is gone: what is for it goes through Redis");
+    }
+    if let Some(shared) = shared.upgrade() {
+        shared.sync_towards(node);
     }
     sleep(AGAIN).await;
     if let Some(shared) = shared.upgrade() {

@@ -3,7 +3,7 @@
 -- altogether, it is made again: each of the two nodes brings its own end.
 -- KEYS pairing, remembered. ARGV tenant, side, other side, node, generation, certificate and token hash, left ms,
 -- remembered ms, sent, acknowledged of the other's, told of the other's, closed, claim seen, ring size, server time ms,
--- channel prefix, last FWDACK or '', CLAIM or '', close notice, acknowledged of its own, n, n x (seq, notice)
+-- channel prefix, last FWDACK or '', CLAIM or '', close notice, acknowledged of its own, n, n x (seq, age ms, notice)
 local s, o, ring = ARGV[2], ARGV[3], tonumber(ARGV[14])
 local list, p = redis.call('HGETALL', KEYS[1]), {}
 for n = 1, #list, 2 do p[list[n]] = list[n + 1] end
@@ -24,11 +24,11 @@ local function set(field, value) mark[#mark + 1] = field; mark[#mark + 1] = valu
 local first = count > 0 and tonumber(ARGV[22]) or sent + 1
 if first > base + 1 then base = first - 1 end
 acked = math.max(acked, tonumber(ARGV[20]))
-for n = 22, 21 + 2 * count, 2 do
+for n = 22, 21 + 3 * count, 3 do
     local seq = tonumber(ARGV[n])
     if seq > base then
-        set(s .. (seq % ring), ARGV[15] .. ':' .. ARGV[n + 1])
-        notices[#notices + 1] = ARGV[n + 1]
+        set(s .. (seq % ring), string.format('%d:', ARGV[15] - ARGV[n + 1]) .. ARGV[n + 2])
+        notices[#notices + 1] = ARGV[n + 2]
     end
 end
 set(s .. 's', math.max(base, sent))
