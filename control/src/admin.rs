@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rusqlite::Transaction;
 
 use gatepass_protocol::ids::{DeviceId, Serial, TechnicianId, TenantId};
 use gatepass_protocol::signed::Unverified;
@@ -11,11 +10,11 @@ use gatepass_protocol::statement::{Kind, Purpose, Statement};
 use gatepass_protocol::trust::{CaPublic, TrustStore};
 
 use crate::api::{
-    Act, ApproveDevice, CaKey, Computer, Device, InForce, Named, NewCaKey, NewStatement, PendingDevice, StatementKind,
-    Status, Technician, Tenant, TenantCreated, Ticket, TrailEntry, hex, is_unprintable,
+    Act, ApproveDevice, CaKey, Computer, Device, InForce, Named, NewCaKey, NewStatement, NewToken, PendingDevice,
+    StatementKind, Status, Technician, Tenant, TenantCreated, Ticket, TrailEntry, hex, is_unprintable,
 };
 use crate::problem::Refusal;
-use crate::store::{self, Actor, ApprovedDevice, NewTicket, Owner};
+use crate::store::{self, Actor, ApprovedDevice, Db, NewTicket, Owner, Scope};
 use crate::{Inner, News, enrol, rng, token};
 
 /// The longest name of anything.
@@ -51,14 +50,25 @@ impl Inner {
         let name = good_name("the tenant's name", &new.name)?;
         let (token, hash) = token::new();
         let id = TenantId::random(&mut rng());
-        let _change = self.trust.change();
-        self.store.write(|tx| {
-            store::insert_tenant(tx, id, name, now)?;
-            store::insert_token(tx, Owner::Tenant(id), &hash, now)?;
-            note(tx, id, now, "tenant created", name, "")
+        self.store.write(Scope::Operator, |db| {
+            store::insert_tenant(db, id, name, now)?;
+            store::insert_token(db, Owner::Tenant(id), &hash, now)?;
+            note(db, id, now, "tenant created", name, "")
         })?;
-        self.trust.put(TrustStore::new(id, []));
+        self.trust.put(1, TrustStore::new(id, []));
         Ok(TenantCreated { id, token: token.to_string() })
+    }
+
+    /// A new token for a tenant's administrator, in place of one that was lost.
+    pub(crate) fn new_token(&self, new: &NewToken, now: u64) -> Result<TenantCreated, Refusal> {
+        let tenant = new.tenant;
+        self.trust_of(tenant)?;
+        let (token, hash) = token::new();
+        self.store.write(Scope::Tenant(tenant), |db| {
+            store::insert_token(db, Owner::Tenant(tenant), &hash, now)?;
+            note(db, tenant, now, "token made by the operator", &tenant.to_string(), "")
+        })?;
+        Ok(TenantCreated { id: tenant, token: token.to_string() })
     }
 
     pub(crate) fn status(&self, tenant: TenantId, now: u64) -> Result<Status, Refusal> {
@@ -91,13 +101,13 @@ impl Inner {
         let name = good_name("the CA key's name", &new.name)?.to_owned();
         let public = CaPublic::from_pem(&new.pem).map_err(|error| Refusal::Fix(error.to_string()))?;
         let key = CaKey { kid: public.key().kid(), name, pem: public.to_pem(), added: now };
-        let _change = self.trust.change();
-        let trust = self.store.write(|tx| {
-            store::insert_ca_key(tx, tenant, &key)?;
-            note(tx, tenant, now, "CA key added", &hex(&key.kid.0), &key.name)?;
-            Ok::<_, Refusal>(crate::trust::rebuild(tx, tenant)?)
+        let (revision, trust) = self.store.write(Scope::Tenant(tenant), |db| {
+            store::insert_ca_key(db, tenant, &key)?;
+            store::revise(db, tenant)?;
+            note(db, tenant, now, "CA key added", &hex(&key.kid.0), &key.name)?;
+            Ok::<_, Refusal>(crate::trust::rebuild(db, tenant)?)
         })?;
-        self.trust.put(trust);
+        self.trust.put(revision, trust);
         Ok(key)
     }
 
@@ -114,9 +124,9 @@ impl Inner {
         }
         let id = TechnicianId::random(&mut rng());
         let technician = Technician { id, name: new.name, added: now };
-        self.store.write(|tx| {
-            store::insert_technician(tx, tenant, &technician)?;
-            note(tx, tenant, now, "technician added", &technician.name, &id.to_string())
+        self.store.write(Scope::Tenant(tenant), |db| {
+            store::insert_technician(db, tenant, &technician)?;
+            note(db, tenant, now, "technician added", &technician.name, &id.to_string())
         })?;
         Ok(technician)
     }
@@ -162,11 +172,11 @@ impl Inner {
     /// Sends a waiting phone away. Its ticket's use stays counted.
     pub(crate) fn refuse_device(&self, tenant: TenantId, request: Serial, now: u64) -> Result<PendingDevice, Refusal> {
         let missing = || Refusal::Missing { what: "waiting phone", name: request.to_string() };
-        self.store.write(|tx| {
-            let pending = store::pending(tx, tenant)?.into_iter().find(|pending| pending.request == request);
+        self.store.write(Scope::Tenant(tenant), |db| {
+            let pending = store::pending(db, tenant)?.into_iter().find(|pending| pending.request == request);
             let pending = pending.ok_or_else(missing)?;
-            store::remove_request(tx, tenant, request)?;
-            note(tx, tenant, now, "device refused", &request.to_string(), &pending.name)?;
+            store::remove_request(db, tenant, request)?;
+            note(db, tenant, now, "device refused", &request.to_string(), &pending.name)?;
             Ok(pending)
         })
     }
@@ -184,15 +194,15 @@ impl Inner {
         let certificate = self.trust_of(tenant)?.device(std::slice::from_ref(&bytes), now).map_err(refused)?;
         let (statement, terms) = (certificate.statement(), certificate.terms());
         let missing = || Refusal::Missing { what: "waiting phone", name: request.to_string() };
-        self.store.write(|tx| {
-            let asked = store::request(tx, request)?.filter(|asked| asked.tenant == tenant).ok_or_else(missing)?;
+        self.store.write(Scope::Tenant(tenant), |db| {
+            let asked = store::request(db, request)?.filter(|asked| asked.tenant == tenant).ok_or_else(missing)?;
             let wanted = enrol::requested(&asked.enrol)?;
             let fits = (wanted.device.0, &wanted.keys, &wanted.device_name, wanted.protection)
                 == (statement.subject, &statement.keys, &terms.device_name, terms.protection);
             if !fits {
                 return Err(Refusal::Fix("the certificate is not for the phone that sent this request".to_owned()));
             }
-            let technicians = store::technicians(tx, tenant)?;
+            let technicians = store::technicians(db, tenant)?;
             let known = technicians.iter().any(|one| one.id == terms.technician && one.name == terms.technician_name);
             if !known {
                 return Err(Refusal::Missing { what: "technician", name: terms.technician_name.clone() });
@@ -205,10 +215,10 @@ impl Inner {
                 certificate: &bytes,
                 not_after: statement.not_after,
             };
-            if !store::approve(tx, tenant, request, &approved, now)? {
+            if !store::approve(db, tenant, request, &approved, now)? {
                 return Err(Refusal::Exists { what: "certificate for the phone", name: request.to_string() });
             }
-            note(tx, tenant, now, "device approved", &device.to_string(), &terms.technician_name)?;
+            note(db, tenant, now, "device approved", &device.to_string(), &terms.technician_name)?;
             Ok(Device {
                 id: device,
                 name: terms.device_name.clone(),
@@ -238,14 +248,16 @@ impl Inner {
             }
         };
         let epoch = claimed.claimed().epoch;
-        let _change = self.trust.change();
-        let mut trust = TrustStore::clone(&*self.trust_of(tenant)?);
-        self.store.write(|tx| {
-            store::insert_statement(tx, tenant, kind, epoch, &bytes, now)?;
+        let (revision, trust) = self.store.write(Scope::Tenant(tenant), |db| {
+            // Not from memory: another node may have put something in force a moment ago.
+            store::revise(db, tenant)?;
+            let (revision, mut trust) = crate::trust::rebuild(db, tenant)?;
+            store::insert_statement(db, tenant, kind, epoch, &bytes, now)?;
             trust.accept(&bytes, now).map_err(|code| Refusal::Statement { what: kind.name(), code })?;
-            note(tx, tenant, now, &format!("{} signed", kind.name()), &format!("epoch {epoch}"), "")
+            note(db, tenant, now, &format!("{} signed", kind.name()), &format!("epoch {epoch}"), "")?;
+            Ok::<_, Refusal>((revision, trust))
         })?;
-        self.trust.put(trust);
+        self.trust.put(revision, trust);
         tracing::info!(kind = kind.name(), epoch, "a statement is in force");
         // Nobody listening is no error: a listener that starts later asks for everything that is in force.
         let _ = self.news.send(News { tenant, kind: kind.kind(), epoch, statement: bytes });
@@ -265,13 +277,13 @@ impl Inner {
             not_after: statement.not_after,
             statement: bytes,
         };
-        self.store.write(|tx| {
-            if !store::insert_ticket(tx, tenant, &new, now)? {
+        self.store.write(Scope::Tenant(tenant), |db| {
+            if !store::insert_ticket(db, tenant, &new, now)? {
                 return Err(Refusal::Exists { what: "ticket", name: statement.serial.to_string() });
             }
             let times = if terms.uses == 1 { "once".to_owned() } else { format!("{} times at most", terms.uses) };
             let detail = format!("for {purpose}s, to be used {times}");
-            note(tx, tenant, now, "ticket added", &statement.serial.to_string(), &detail)
+            note(db, tenant, now, "ticket added", &statement.serial.to_string(), &detail)
         })?;
         Ok(InForce { epoch: statement.epoch })
     }
@@ -283,7 +295,7 @@ impl Inner {
 
 /// Writes down in the audit trail what an administrator did.
 pub(crate) fn note(
-    tx: &Transaction<'_>,
+    db: &mut dyn Db,
     tenant: TenantId,
     now: u64,
     act: &str,
@@ -292,7 +304,7 @@ pub(crate) fn note(
 ) -> Result<(), Refusal> {
     let act = Act { at: now, act: act.to_owned(), to: to.to_owned(), detail: detail.to_owned() };
     let event = serde_json::to_vec(&act).map_err(|error| Refusal::Fix(error.to_string()))?;
-    store::append(tx, tenant, Actor::Control, &event, now)?;
+    store::append(db, tenant, Actor::Control, &event, now)?;
     Ok(())
 }
 

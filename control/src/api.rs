@@ -129,6 +129,15 @@ pub struct TenantCreated {
     pub token: String,
 }
 
+/// A token to be made for a tenant's administrator.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// The tenant.
+    #[serde(with = "text")]
+    pub tenant: TenantId,
+}
+
 /// A tenant at a glance.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Status {

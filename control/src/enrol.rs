@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rusqlite::{Connection, Transaction};
 
 use gatepass_protocol::Code;
 use gatepass_protocol::enrol::DeviceRequest;
@@ -18,7 +17,7 @@ use gatepass_protocol::trust::{Certified, TrustStore};
 use crate::admin::{good_name, note, purpose_name};
 use crate::api::{Base64, EnrolAgent, EnrolDevice, Kept, NewEvent, StatementKind, Statements, Waiting, Welcome};
 use crate::problem::Refusal;
-use crate::store::{self, Actor, NewComputer, NewDeviceRequest, NewTicket, StoreError};
+use crate::store::{self, Actor, Db, NewComputer, NewDeviceRequest, NewTicket, Scope, StoreError};
 use crate::{Inner, rng};
 
 /// An event says one thing. The bound keeps a page of the trail within what its reader takes.
@@ -44,15 +43,15 @@ impl Inner {
             not_after: agent.statement().not_after,
         };
         let tenant = trust.tenant();
-        self.store.write(|tx| {
-            match store::computer_certificate(tx, tenant, computer.id)? {
+        self.store.write(Scope::Tenant(tenant), |db| {
+            match store::computer_certificate(db, tenant, computer.id)? {
                 Some(known) if known == *certificate => return Ok(()),
                 Some(_) => return Err(Refusal::Exists { what: "computer", name: computer.id.to_string() }),
                 None => {}
             }
-            use_ticket(tx, tenant, &ticket, now)?;
-            store::insert_computer(tx, tenant, &computer, now)?;
-            note(tx, tenant, now, "computer enrolled", &computer.id.to_string(), computer.name)
+            use_ticket(db, tenant, &ticket, now)?;
+            store::insert_computer(db, tenant, &computer, now)?;
+            note(db, tenant, now, "computer enrolled", &computer.id.to_string(), computer.name)
         })?;
         self.welcome(tenant, Vec::new())
     }
@@ -72,13 +71,13 @@ impl Inner {
         let id = Serial::random(&mut rng());
         let new = NewDeviceRequest { request: id, ticket: ticket.statement().serial, name, enrol: request.bytes() };
         let tenant = trust.tenant();
-        let request_id = self.store.write(|tx| {
-            if let Some(known) = store::known_request(tx, tenant, request.bytes())? {
+        let request_id = self.store.write(Scope::Tenant(tenant), |db| {
+            if let Some(known) = store::known_request(db, tenant, request.bytes())? {
                 return Ok(known);
             }
-            use_ticket(tx, tenant, &ticket, now)?;
-            store::insert_request(tx, tenant, &new, now)?;
-            note(tx, tenant, now, "device asked to be enrolled", &id.to_string(), name)?;
+            use_ticket(db, tenant, &ticket, now)?;
+            store::insert_request(db, tenant, &new, now)?;
+            note(db, tenant, now, "device asked to be enrolled", &id.to_string(), name)?;
             Ok::<_, Refusal>(id)
         })?;
         Ok(Waiting { request_id })
@@ -118,14 +117,14 @@ impl Inner {
         if event.body().tenant != tenant || event.body().computer != computer {
             return Err(not_its_own());
         }
-        let seq = self.store.write(|tx| {
+        let seq = self.store.write(Scope::Tenant(tenant), |db| {
             // A certificate alone is not enough: who has a ticket can sign any number of them, but enrol only so many.
-            let enrolled = store::computer_certificate(tx, tenant, computer)?.ok_or(refused(Code::NotAllowed))?;
+            let enrolled = store::computer_certificate(db, tenant, computer)?.ok_or(refused(Code::NotAllowed))?;
             if chain.first().is_none_or(|certificate| *certificate != enrolled) {
                 return Err(refused(Code::NotAllowed));
             }
-            store::heard(tx, tenant, computer, now)?;
-            Ok::<_, Refusal>(store::append(tx, tenant, Actor::Computer { computer, revoked }, event.bytes(), now)?)
+            store::heard(db, tenant, computer, now)?;
+            Ok::<_, Refusal>(store::append(db, tenant, Actor::Computer { computer, revoked }, event.bytes(), now)?)
         })?;
         Ok(Kept { seq })
     }
@@ -177,12 +176,7 @@ pub(crate) fn requested(enrol: &[u8]) -> Result<DeviceRequest, Refusal> {
 }
 
 /// Counts one use of a ticket. One that was signed elsewhere and never sent here becomes known by its first use.
-fn use_ticket(
-    tx: &Transaction<'_>,
-    tenant: TenantId,
-    ticket: &Certified<TicketTerms>,
-    now: u64,
-) -> Result<(), Refusal> {
+fn use_ticket(db: &mut dyn Db, tenant: TenantId, ticket: &Certified<TicketTerms>, now: u64) -> Result<(), Refusal> {
     let (statement, terms) = (ticket.statement(), ticket.terms());
     let purpose = purpose_name(terms.purpose);
     let new = NewTicket {
@@ -193,12 +187,12 @@ fn use_ticket(
         not_after: statement.not_after,
         statement: ticket.bytes(),
     };
-    store::insert_ticket(tx, tenant, &new, now)?;
-    store::use_ticket(tx, tenant, statement.serial, terms.uses)
+    store::insert_ticket(db, tenant, &new, now)?;
+    store::use_ticket(db, tenant, statement.serial, terms.uses)
 }
 
-fn statements(db: &Connection, tenant: TenantId) -> Result<Statements, StoreError> {
-    let newest = |kind| store::newest(db, tenant, kind).map(|statement| statement.map(Base64::from));
+fn statements(db: &mut dyn Db, tenant: TenantId) -> Result<Statements, StoreError> {
+    let mut newest = |kind| store::newest(db, tenant, kind).map(|statement| statement.map(Base64::from));
     Ok(Statements {
         policy: newest(StatementKind::Policy)?,
         revocation: newest(StatementKind::Revocation)?,
@@ -216,4 +210,33 @@ fn claimed_tenant(statement: Option<&Bytes>) -> Option<TenantId> {
 
 fn claimed_end(statement: &Bytes) -> u64 {
     claimed(statement).map_or(0, |statement| statement.not_after)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use gatepass_protocol::ids::DeviceId;
+    use gatepass_protocol::keys::{ChannelKey, PublicKey, Signer as _, SigningKey};
+    use gatepass_protocol::signed::Signed;
+    use gatepass_protocol::statement::{CertifiedKey, KeyProtection};
+
+    use super::*;
+
+    /// A phone's question, with a ticket and its key.
+    pub(crate) fn phone(ticket: &Signed<Statement>, key: &SigningKey) -> EnrolDevice {
+        let certified = |key_use, key| CertifiedKey { key_use, key };
+        let request = DeviceRequest {
+            ticket: ticket.body().serial,
+            device: DeviceId::random(&mut rng()),
+            keys: vec![
+                certified(KeyUse::Sign, SigningKey::generate(&mut rng()).public_key()),
+                certified(KeyUse::Channel, ChannelKey::generate(&mut rng()).public_key()),
+                certified(KeyUse::Approve, PublicKey::P256([4; 65])),
+            ],
+            device_name: "phone".into(),
+            protection: KeyProtection::Software,
+            time: crate::http::now(),
+        };
+        let request = Signed::sign(request, key).unwrap();
+        EnrolDevice { ticket: ticket.bytes().to_vec().into(), request: request.bytes().to_vec().into() }
+    }
 }

@@ -43,6 +43,7 @@ enum Route {
     Feed,
     Tenants,
     NewTenant,
+    NewToken,
     Tenant(TenantId, Admin),
 }
 
@@ -144,6 +145,10 @@ impl Inner {
                 self.let_operator_in(bearer)?;
                 json(created, &self.new_tenant(&parse(body)?, now)?)
             }
+            Route::NewToken => {
+                self.let_operator_in(bearer)?;
+                json(created, &self.new_token(&parse(body)?, now)?)
+            }
             Route::Tenant(tenant, admin) => {
                 self.let_administrator_in(tenant, bearer)?;
                 self.administer(tenant, admin, page, body, now)
@@ -195,6 +200,7 @@ fn route(method: &Method, path: &str) -> Option<Route> {
         ["statements", tenant] if get => Route::Statements(tenant.parse().ok()?),
         ["tenants"] if get => Route::Tenants,
         ["tenants"] if post => Route::NewTenant,
+        ["tokens"] if post => Route::NewToken,
         ["tenants", tenant, ref rest @ ..] => {
             let admin = match *rest {
                 [] if get => Admin::Status,

@@ -28,6 +28,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rand_core::{CryptoRng, UnwrapErr};
@@ -39,10 +40,10 @@ use gatepass_protocol::statement::Kind;
 use gatepass_protocol::trust::TrustStore;
 
 pub use problem::Refusal;
-pub use store::StoreError;
+pub use store::{Database, Reason, StoreError};
 
 use api::StatementKind;
-use store::{Owner, Store};
+use store::{Db, Owner, Scope, Store};
 use trust::Trust;
 
 /// The file beside a new database with the token that creates tenants.
@@ -56,6 +57,9 @@ const SHORTEST_TOKEN: usize = 32;
 
 /// Threads that may wait for the disk at once. There is one writer; the others read or wait their turn.
 const WORKERS: usize = 16;
+
+/// How soon a node notices what another one put in force: a revocation is everywhere within a second.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// News that a slow listener may be behind by before it has to ask for everything again.
 const NEWS: usize = 256;
@@ -107,16 +111,21 @@ pub enum OpenError {
 }
 
 impl Control {
-    /// Opens the database, makes it where there is none, and reads the trust stores of all tenants.
-    ///
-    /// With a new database comes a token for its operator, who may create tenants: [`OPERATOR_TOKEN_FILE`] in the same
-    /// folder, for its owner only.
+    /// [`Control::connect`] for a SQLite file, with the tokens beside it.
     pub fn open(path: &Path) -> Result<Control, OpenError> {
-        let store = Store::open(path)?;
+        Control::connect(&Database::File(path.to_owned()), path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Opens the database, makes what is missing in it, and reads the trust stores of all tenants.
+    ///
+    /// With a new database comes a token for its operator, who may create tenants: [`OPERATOR_TOKEN_FILE`] in the folder
+    /// `tokens`, for its owner only.
+    pub fn connect(database: &Database, tokens: &Path) -> Result<Control, OpenError> {
+        let store = Store::open(database)?;
         if store.read(|db| store::token_hashes(db, Owner::Operator))?.is_empty() {
-            make_operator(&store, &path.with_file_name(OPERATOR_TOKEN_FILE))?;
+            make_operator(&store, &tokens.join(OPERATOR_TOKEN_FILE))?;
         }
-        let relay_token = relay_token(&path.with_file_name(RELAY_TOKEN_FILE))?;
+        let relay_token = relay_token(&tokens.join(RELAY_TOKEN_FILE))?;
         let trust = store.read(Trust::load)?;
         let inner = Inner {
             store,
@@ -127,6 +136,43 @@ impl Control {
             closing: watch::Sender::new(false),
         };
         Ok(Control { inner: Arc::new(inner) })
+    }
+
+    /// Writes every row of the database into a new SQLite file, which is one state of it; says how many. Others may go on
+    /// reading and writing meanwhile. The file is as secret as the database.
+    pub fn back_up(database: &Database, file: &Path) -> Result<u64, StoreError> {
+        store::back_up(&Store::open_for_copying(database)?, file)
+    }
+
+    /// Fills an empty database from such a file; says with how many rows.
+    ///
+    /// Nobody gets back what was taken from them since: all tokens are void, and all tickets used up. The operator's new token
+    /// is made at the next [`Control::connect`]. Agents and phones refuse policies and lists that are older than those they
+    /// know, whoever brings them.
+    pub fn restore(database: &Database, file: &Path) -> Result<u64, StoreError> {
+        store::restore(&Store::open_for_copying(database)?, file)
+    }
+
+    /// Follows what other nodes put in force in the same database, for as long as it is polled. A database that nobody shares
+    /// is never looked at.
+    pub async fn follow(&self) {
+        if !self.inner.store.is_shared() {
+            return std::future::pending().await;
+        }
+        let mut answers = true;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let control = self.clone();
+            let looked = tokio::task::spawn_blocking(move || control.inner.catch_up()).await;
+            match &looked {
+                Ok(Ok(())) if answers => {}
+                Ok(Ok(())) => tracing::info!("the database answers again"),
+                Ok(Err(error)) if answers => tracing::error!(%error, "what other nodes put in force is not known"),
+                Ok(Err(_)) => {}
+                Err(error) => tracing::error!(%error, "looking for news panicked"),
+            }
+            answers = matches!(looked, Ok(Ok(())));
+        }
     }
 
     /// What a tenant believes: its CA keys, policy, revocations. From memory; none where there is no such tenant.
@@ -150,15 +196,38 @@ impl Control {
         self.inner.store.read(|db| {
             let mut news = Vec::new();
             for tenant in store::tenants(db)? {
-                for kind in StatementKind::ALL {
-                    let Some(statement) = store::newest(db, tenant.id, kind)? else { continue };
-                    let epoch = store::newest_epoch(db, tenant.id, kind)?;
-                    news.push(News { tenant: tenant.id, kind: kind.kind(), epoch, statement: statement.into() });
-                }
+                news.extend(in_force(db, tenant.id)?);
             }
             Ok(news)
         })
     }
+}
+
+impl Inner {
+    /// Takes over what the database has and memory has not.
+    fn catch_up(&self) -> Result<(), StoreError> {
+        let behind = self.trust.behind(self.store.read(store::revisions)?);
+        for tenant in behind {
+            let ((revision, trust), news) =
+                self.store.read(|db| Ok::<_, StoreError>((trust::rebuild(db, tenant)?, in_force(db, tenant)?)))?;
+            self.trust.put(revision, trust);
+            // To say something twice is no harm: who has it already sees that by its epoch.
+            for one in news {
+                let _ = self.news.send(one);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn in_force(db: &mut dyn Db, tenant: TenantId) -> Result<Vec<News>, StoreError> {
+    let mut news = Vec::new();
+    for kind in StatementKind::ALL {
+        let Some(statement) = store::newest(db, tenant, kind)? else { continue };
+        let epoch = store::newest_epoch(db, tenant, kind)?;
+        news.push(News { tenant, kind: kind.kind(), epoch, statement: statement.into() });
+    }
+    Ok(news)
 }
 
 /// The system's random numbers. Panics where it has none, for then no secret may be made.
@@ -170,7 +239,7 @@ fn rng() -> impl CryptoRng {
 fn make_operator(store: &Store, path: &Path) -> Result<(), OpenError> {
     let (token, hash) = token::new();
     write_token(path, &token)?;
-    store.write(|tx| store::insert_token(tx, Owner::Operator, &hash, http::now()))?;
+    store.write(Scope::Operator, |db| store::insert_token(db, Owner::Operator, &hash, http::now()))?;
     Ok(())
 }
 

@@ -94,12 +94,6 @@ pub enum Refusal {
     Store(#[from] StoreError),
 }
 
-impl From<rusqlite::Error> for Refusal {
-    fn from(error: rusqlite::Error) -> Self {
-        Refusal::Store(error.into())
-    }
-}
-
 impl Refusal {
     /// A stable name, the last part of the problem's type.
     pub(crate) fn name(&self) -> &'static str {
@@ -118,6 +112,8 @@ impl Refusal {
             Refusal::Overloaded => "overloaded",
             Refusal::Store(StoreError::DiskFull) => "disk-full",
             Refusal::Store(StoreError::Busy) => "busy",
+            Refusal::Store(StoreError::Gone(_)) => "database-gone",
+            Refusal::Store(StoreError::Unsure) => "unsure",
             Refusal::Failed | Refusal::Store(_) => "failed",
         }
     }
@@ -131,7 +127,9 @@ impl Refusal {
             Refusal::Slow => StatusCode::REQUEST_TIMEOUT,
             Refusal::Exists { .. } | Refusal::EpochBehind { .. } => StatusCode::CONFLICT,
             Refusal::Statement { .. } | Refusal::TicketExpired | Refusal::TicketUsedUp { .. } => StatusCode::FORBIDDEN,
-            Refusal::Overloaded | Refusal::Store(StoreError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Overloaded | Refusal::Store(StoreError::Busy | StoreError::Gone(_) | StoreError::Unsure) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Refusal::Store(StoreError::DiskFull) => StatusCode::INSUFFICIENT_STORAGE,
             Refusal::Failed | Refusal::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -141,7 +139,11 @@ impl Refusal {
     pub(crate) fn response(&self) -> Response<Full<Bytes>> {
         let status = self.status();
         let detail = match self {
-            Refusal::Store(error @ (StoreError::Failed(_) | StoreError::TooNew { .. } | StoreError::Open { .. })) => {
+            Refusal::Store(StoreError::Gone(reason)) => {
+                tracing::error!(%reason, "the database can't be reached");
+                "the database can't be reached; nothing was written, try again".to_owned()
+            }
+            Refusal::Store(error) if status == StatusCode::INTERNAL_SERVER_ERROR => {
                 tracing::error!(%error, "the database failed");
                 Refusal::Failed.to_string()
             }
@@ -164,7 +166,7 @@ impl Refusal {
             Refusal::SignIn | Refusal::OperatorOnly | Refusal::RelaysOnly => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
             }
-            Refusal::Overloaded | Refusal::Store(StoreError::Busy) => {
+            _ if status == StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("2"))
             }
             _ => None,

@@ -3,11 +3,10 @@
 //! can be told what came after the last one that it has heard of.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use rand_core::Rng as _;
-use rusqlite::Connection;
 use tokio::sync::watch;
 
 use gatepass_protocol::api::{Feed, TenantTrust};
@@ -16,32 +15,40 @@ use gatepass_protocol::trust::{CaPublic, TrustStore};
 
 use crate::api::StatementKind;
 use crate::rng;
-use crate::store::{self, StoreError};
+use crate::store::{self, Db, StoreError};
 
 /// The trust stores of all tenants.
 pub(crate) struct Trust {
-    current: RwLock<HashMap<TenantId, (u64, Arc<TrustStore>)>>,
-    changing: Mutex<()>,
+    current: RwLock<HashMap<TenantId, Entry>>,
     /// The number of the newest change.
     changes: watch::Sender<u64>,
     /// Numbers of another run mean nothing in this one.
     run: u64,
 }
 
+struct Entry {
+    /// The number of the change that brought it, in this process.
+    change: u64,
+    /// The tenant's own count of changes, in the database.
+    revision: u64,
+    trust: Arc<TrustStore>,
+}
+
 impl Trust {
     /// Builds the trust stores from what the database keeps.
-    pub(crate) fn load(db: &Connection) -> Result<Trust, StoreError> {
+    pub(crate) fn load(db: &mut dyn Db) -> Result<Trust, StoreError> {
         let mut current = HashMap::new();
-        for (tenant, change) in store::tenants(db)?.into_iter().zip(1..) {
-            current.insert(tenant.id, (change, Arc::new(rebuild(db, tenant.id)?)));
+        for ((tenant, _), change) in store::revisions(db)?.into_iter().zip(1..) {
+            let (revision, trust) = rebuild(db, tenant)?;
+            current.insert(tenant, Entry { change, revision, trust: Arc::new(trust) });
         }
         let changes = watch::Sender::new(current.len() as u64);
-        Ok(Trust { current: RwLock::new(current), changing: Mutex::default(), changes, run: rng().next_u64() })
+        Ok(Trust { current: RwLock::new(current), changes, run: rng().next_u64() })
     }
 
     /// What a tenant's statements amount to; none where there is no such tenant.
     pub(crate) fn get(&self, tenant: &TenantId) -> Option<Arc<TrustStore>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).get(tenant).map(|(_, trust)| trust.clone())
+        self.current.read().unwrap_or_else(PoisonError::into_inner).get(tenant).map(|entry| entry.trust.clone())
     }
 
     /// Hears of changes.
@@ -55,9 +62,8 @@ impl Trust {
         let mut after = self.number(cursor).unwrap_or(0);
         let mut changed: Vec<_> = {
             let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-            let newer =
-                current.iter().filter(|(id, (change, _))| *change > after && (of.is_empty() || of.contains(id)));
-            newer.map(|(_, (change, trust))| (*change, trust.clone())).collect()
+            let newer = current.iter().filter(|(id, entry)| entry.change > after && (of.is_empty() || of.contains(id)));
+            newer.map(|(_, entry)| (entry.change, entry.trust.clone())).collect()
         };
         changed.sort_unstable_by_key(|(change, _)| *change);
         let (mut tenants, mut bytes, count) = (Vec::new(), 0, changed.len());
@@ -80,24 +86,31 @@ impl Trust {
         change.parse().ok().filter(|_| u64::from_str_radix(run, 16) == Ok(self.run))
     }
 
-    /// Held from reading a trust store to replacing it, so that two administrators who sign at once don't undo each other.
-    pub(crate) fn change(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Which tenants the database has another revision of than memory has.
+    pub(crate) fn behind(&self, revisions: Vec<(TenantId, u64)>) -> Vec<TenantId> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let is_behind =
+            |(id, revision): &(TenantId, u64)| current.get(id).is_none_or(|entry| entry.revision < *revision);
+        revisions.into_iter().filter(is_behind).map(|(id, _)| id).collect()
     }
 
-    /// Puts a trust store in force. The database has it already.
-    pub(crate) fn put(&self, trust: TrustStore) {
+    /// Puts a trust store in force, which the database has already, unless a newer one was faster.
+    pub(crate) fn put(&self, revision: u64, trust: TrustStore) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if current.get(&trust.tenant()).is_some_and(|entry| entry.revision >= revision) {
+            return;
+        }
         let change = *self.changes.borrow() + 1;
-        current.insert(trust.tenant(), (change, Arc::new(trust)));
+        current.insert(trust.tenant(), Entry { change, revision, trust: Arc::new(trust) });
         // While nobody else can take the next number.
         self.changes.send_replace(change);
     }
 }
 
-/// Every statement was in time and in order when it was stored; now only its signature is looked at again. A revocation
+/// What a tenant's statements amount to, and at which revision. Every statement was in time and in order when it was stored; now only its signature is looked at again. A revocation
 /// list must not lapse because nobody signed a newer one.
-pub(crate) fn rebuild(db: &Connection, tenant: TenantId) -> Result<TrustStore, StoreError> {
+pub(crate) fn rebuild(db: &mut dyn Db, tenant: TenantId) -> Result<(u64, TrustStore), StoreError> {
+    let revision = store::revision(db, tenant)?.unwrap_or(0);
     let cas = store::ca_keys(db, tenant)?;
     let mut trust = TrustStore::new(tenant, cas.iter().filter_map(|ca| CaPublic::from_pem(&ca.pem).ok()));
     for kind in [StatementKind::Policy, StatementKind::Relays, StatementKind::Revocation] {
@@ -110,5 +123,5 @@ pub(crate) fn rebuild(db: &Connection, tenant: TenantId) -> Result<TrustStore, S
             );
         }
     }
-    Ok(trust)
+    Ok((revision, trust))
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 
 use gatepass_client::{Http, Proxies, Tls};
-use gatepass_control::api::{Named, Tenant, TenantCreated};
+use gatepass_control::api::{Named, NewToken, Tenant, TenantCreated};
 
 use crate::profile::Profile;
 use crate::{files, say, show};
@@ -18,6 +18,8 @@ pub(crate) enum Command {
     Create(Create),
     /// List the server's tenants
     List(Operator),
+    /// Make a new token for a tenant's administrator, in place of one that was lost
+    Token(Token),
 }
 
 /// The server, and the right to make tenants there.
@@ -45,10 +47,22 @@ pub(crate) struct Create {
     token_file: Option<PathBuf>,
 }
 
+#[derive(Args)]
+pub(crate) struct Token {
+    /// The tenant's name or identifier
+    tenant: String,
+    #[command(flatten)]
+    operator: Operator,
+    /// Where to write the token
+    #[arg(long, value_name = "FILE")]
+    token_file: PathBuf,
+}
+
 pub(crate) async fn run(command: Command, profile_path: &Path) -> Result<()> {
     match command {
         Command::Create(create) => make(create, profile_path).await,
         Command::List(operator) => list(&operator).await,
+        Command::Token(token) => token.run().await,
     }
 }
 
@@ -92,6 +106,26 @@ async fn make(create: Create, profile_path: &Path) -> Result<()> {
         profile_path.display(),
         profile.token_file.display()
     ))
+}
+
+impl Token {
+    async fn run(self) -> Result<()> {
+        if self.token_file.exists() {
+            bail!("{} is there already and is not overwritten", self.token_file.display());
+        }
+        let http = self.operator.http()?;
+        let tenants: Vec<Tenant> = http.get_json("/api/v1/tenants").await?;
+        let named = |one: &&Tenant| one.name == self.tenant || one.id.to_string() == self.tenant;
+        let found = tenants.iter().find(named).with_context(|| format!("there is no tenant \"{}\"", self.tenant))?;
+        make_folder(&self.token_file)?;
+        let made: TenantCreated = http.post_json("/api/v1/tokens", &NewToken { tenant: found.id }).await?;
+        files::write_secret(&self.token_file, &made.token)?;
+        say(&format!(
+            "{}  a token that administers \"{}\": put it where the profile's token_file is",
+            self.token_file.display(),
+            show::clean(&found.name)
+        ))
+    }
 }
 
 impl Operator {

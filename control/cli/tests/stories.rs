@@ -10,6 +10,8 @@ use std::os::unix::fs::MetadataExt as _;
 use bytes::Bytes;
 
 use gatepass_client::edge;
+use gatepass_control::{Control, Database};
+use gatepass_protocol::ids::Serial;
 use gatepass_protocol::policy::{AccountKind, Question, Scenario};
 use gatepass_protocol::statement::{KeyProtection, Kind};
 use gatepass_protocol::trust::{CaPublic, TrustStore};
@@ -195,4 +197,36 @@ fn secrets_are_for_their_owner_only_and_never_reach_the_server() {
         let has = |secret: &[u8]| bytes.windows(secret.len()).any(|window| window == secret);
         assert!(!has(admin.token().as_bytes()) && !has(&ticket.seed), "{}", file.display());
     }
+}
+
+#[test]
+fn a_server_restored_from_yesterdays_backup_is_brought_up_to_date_by_its_administrators() {
+    let server = Server::start();
+    let admin = Administrator::of_tenant(&server, "Acme");
+    let folder = tempfile::TempDir::new().unwrap();
+    let yesterday = folder.path().join("yesterday.backup");
+    Control::back_up(&Database::File(server.database()), &yesterday).unwrap();
+    let stolen = Serial([7; 16]);
+    admin.signed(&format!("revoke device {stolen}"));
+
+    // The disk is lost, and with it what happened since.
+    let again = tempfile::TempDir::new().unwrap();
+    Control::restore(&Database::File(again.path().join("control.db")), &yesterday).unwrap();
+    let server = Server::with(again, "127.0.0.1:0");
+    let profile = fs::read_to_string(admin.path("gatepass/profile.toml")).unwrap();
+    let moved =
+        |line: &str| if line.starts_with("url") { format!("url = \"{}\"", server.url) } else { line.to_owned() };
+    let profile: Vec<String> = profile.lines().map(moved).collect();
+    admin.write("gatepass/profile.toml", &profile.join("\n"));
+    let refused = admin.refused("status");
+    assert!(refused.contains("the token is missing, or does not administer"), "{refused}");
+
+    let operator = server.folder.path().join("operator.token");
+    let (url, operator) = (&server.url, operator.display());
+    admin.did(&format!("tenant token Acme --url {url} --operator-token-file {operator} --token-file new.token"));
+    fs::rename(admin.path("new.token"), admin.path("gatepass/admin.token")).unwrap();
+    let refused = admin.refused(&format!("revoke device {} --password-file password", Serial([8; 16])));
+    assert!(refused.contains("'gatepass resend'"), "{refused}");
+    assert!(admin.did("resend").contains("epoch 1 is in force again"));
+    assert!(server.control.trust(&admin.tenant()).unwrap().is_revoked(&stolen.0));
 }

@@ -1,10 +1,8 @@
 //! Tickets and what was enrolled with them: phones, first waiting and then approved, and computers.
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
-
 use gatepass_protocol::ids::{ComputerId, DeviceId, Serial, TechnicianId, TenantId};
 
-use super::StoreError;
+use super::{Db, StoreError};
 use crate::api::{Computer, PendingDevice, Ticket};
 use crate::problem::Refusal;
 
@@ -67,236 +65,236 @@ pub(crate) struct DeviceRequest {
 
 /// Adds a ticket; false where it is there already.
 pub(crate) fn insert_ticket(
-    tx: &Transaction<'_>,
+    db: &mut dyn Db,
     tenant: TenantId,
     ticket: &NewTicket<'_>,
     now: u64,
 ) -> Result<bool, StoreError> {
-    let added = tx.execute(
+    let tags = ticket.tags.join("\n");
+    let added = db.execute(
         "INSERT INTO tickets (tenant, serial, purpose, tags, uses, not_after, statement, added)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
-        params![
-            tenant.as_bytes(),
-            ticket.serial.as_bytes(),
-            ticket.purpose,
-            ticket.tags.join("\n"),
-            ticket.uses,
-            ticket.not_after,
-            ticket.statement,
-            now
+        &[
+            (&tenant).into(),
+            (&ticket.serial).into(),
+            ticket.purpose.into(),
+            (&tags).into(),
+            ticket.uses.into(),
+            ticket.not_after.into(),
+            ticket.statement.into(),
+            now.into(),
         ],
     )?;
     Ok(added > 0)
 }
 
 /// Counts one use, if there is one left.
-pub(crate) fn use_ticket(tx: &Transaction<'_>, tenant: TenantId, serial: Serial, uses: u32) -> Result<(), Refusal> {
-    let counted = tx.execute(
+pub(crate) fn use_ticket(db: &mut dyn Db, tenant: TenantId, serial: Serial, uses: u32) -> Result<(), Refusal> {
+    let counted = db.execute(
         "UPDATE tickets SET used = used + 1 WHERE tenant = ?1 AND serial = ?2 AND used < uses",
-        params![tenant.as_bytes(), serial.as_bytes()],
+        &[(&tenant).into(), (&serial).into()],
     )?;
     if counted == 0 { Err(Refusal::TicketUsedUp { uses }) } else { Ok(()) }
 }
 
-pub(crate) fn tickets(db: &Connection, tenant: TenantId) -> Result<Vec<Ticket>, StoreError> {
-    let mut query = db.prepare_cached(
-        "SELECT serial, purpose, tags, uses, used, not_after FROM tickets WHERE tenant = ?1 ORDER BY added DESC, serial",
-    )?;
-    let rows = query.query_map([tenant.as_bytes()], |row| {
-        Ok(Ticket {
-            serial: Serial(row.get(0)?),
-            purpose: row.get(1)?,
-            tags: split(&row.get::<_, String>(2)?),
-            uses: row.get(3)?,
-            used: row.get(4)?,
-            not_after: row.get(5)?,
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+pub(crate) fn tickets(db: &mut dyn Db, tenant: TenantId) -> Result<Vec<Ticket>, StoreError> {
+    db.rows(
+        "SELECT serial, purpose, tags, uses, used, not_after FROM tickets WHERE tenant = ?1 ORDER BY serial",
+        &[(&tenant).into()],
+        |row| {
+            Ok(Ticket {
+                serial: row.next()?,
+                purpose: row.next()?,
+                tags: split(&row.next::<String>()?),
+                uses: row.next()?,
+                used: row.next()?,
+                not_after: row.next()?,
+            })
+        },
+    )
 }
 
 /// The request that these very bytes made before, if they did: a phone that never saw our answer asks again.
-pub(crate) fn known_request(db: &Connection, tenant: TenantId, enrol: &[u8]) -> Result<Option<Serial>, StoreError> {
-    let mut query = db.prepare_cached("SELECT request FROM devices WHERE tenant = ?1 AND enrol = ?2")?;
-    Ok(query.query_row(params![tenant.as_bytes(), enrol], |row| row.get(0).map(Serial)).optional()?)
+pub(crate) fn known_request(db: &mut dyn Db, tenant: TenantId, enrol: &[u8]) -> Result<Option<Serial>, StoreError> {
+    let values = [(&tenant).into(), enrol.into()];
+    db.row("SELECT request FROM devices WHERE tenant = ?1 AND enrol = ?2", &values, |row| row.next())
 }
 
 pub(crate) fn insert_request(
-    tx: &Transaction<'_>,
+    db: &mut dyn Db,
     tenant: TenantId,
     request: &NewDeviceRequest<'_>,
     now: u64,
 ) -> Result<(), StoreError> {
-    tx.execute(
+    db.execute(
         "INSERT INTO devices (request, tenant, ticket, name, enrol, asked) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        params![
-            request.request.as_bytes(),
-            tenant.as_bytes(),
-            request.ticket.as_bytes(),
-            request.name,
-            request.enrol,
-            now
+        &[
+            (&request.request).into(),
+            (&tenant).into(),
+            (&request.ticket).into(),
+            request.name.into(),
+            request.enrol.into(),
+            now.into(),
         ],
     )?;
     Ok(())
 }
 
-pub(crate) fn request(db: &Connection, request: Serial) -> Result<Option<DeviceRequest>, StoreError> {
-    let mut query = db.prepare_cached("SELECT tenant, enrol, certificate FROM devices WHERE request = ?1")?;
-    let found = query.query_row([request.as_bytes()], |row| {
-        Ok(DeviceRequest { tenant: TenantId(row.get(0)?), enrol: row.get(1)?, certificate: row.get(2)? })
-    });
-    Ok(found.optional()?)
+pub(crate) fn request(db: &mut dyn Db, request: Serial) -> Result<Option<DeviceRequest>, StoreError> {
+    db.row("SELECT tenant, enrol, certificate FROM devices WHERE request = ?1", &[(&request).into()], |row| {
+        Ok(DeviceRequest { tenant: row.next()?, enrol: row.next()?, certificate: row.next()? })
+    })
 }
 
-pub(crate) fn pending(db: &Connection, tenant: TenantId) -> Result<Vec<PendingDevice>, StoreError> {
-    let mut query = db.prepare_cached(
+pub(crate) fn pending(db: &mut dyn Db, tenant: TenantId) -> Result<Vec<PendingDevice>, StoreError> {
+    db.rows(
         "SELECT d.request, d.name, d.asked, t.statement, d.enrol
          FROM devices d JOIN tickets t ON t.tenant = d.tenant AND t.serial = d.ticket
-         WHERE d.tenant = ?1 AND d.certificate IS NULL ORDER BY d.asked, d.request",
-    )?;
-    let rows = query.query_map([tenant.as_bytes()], |row| {
-        Ok(PendingDevice {
-            request: Serial(row.get(0)?),
-            name: row.get(1)?,
-            asked: row.get(2)?,
-            ticket: row.get::<_, Vec<u8>>(3)?.into(),
-            enrol: row.get::<_, Vec<u8>>(4)?.into(),
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+         WHERE d.tenant = ?1 AND d.certificate IS NULL ORDER BY d.request",
+        &[(&tenant).into()],
+        |row| {
+            Ok(PendingDevice {
+                request: row.next()?,
+                name: row.next()?,
+                asked: row.next()?,
+                ticket: row.next::<Vec<u8>>()?.into(),
+                enrol: row.next::<Vec<u8>>()?.into(),
+            })
+        },
+    )
 }
 
 /// Forgets a phone that waits.
-pub(crate) fn remove_request(tx: &Transaction<'_>, tenant: TenantId, request: Serial) -> Result<(), StoreError> {
-    tx.execute(
+pub(crate) fn remove_request(db: &mut dyn Db, tenant: TenantId, request: Serial) -> Result<(), StoreError> {
+    db.execute(
         "DELETE FROM devices WHERE tenant = ?1 AND request = ?2 AND certificate IS NULL",
-        params![tenant.as_bytes(), request.as_bytes()],
+        &[(&tenant).into(), (&request).into()],
     )?;
     Ok(())
 }
 
 /// Turns a waiting phone into a device; false where it no longer waits.
 pub(crate) fn approve(
-    tx: &Transaction<'_>,
+    db: &mut dyn Db,
     tenant: TenantId,
     request: Serial,
     approved: &ApprovedDevice<'_>,
     now: u64,
 ) -> Result<bool, StoreError> {
-    let changed = tx.execute(
+    let changed = db.execute(
         "UPDATE devices SET device = ?3, serial = ?4, technician = ?5, certificate = ?6, not_after = ?7, approved = ?8
          WHERE tenant = ?1 AND request = ?2 AND certificate IS NULL",
-        params![
-            tenant.as_bytes(),
-            request.as_bytes(),
-            approved.device.as_bytes(),
-            approved.serial.as_bytes(),
-            approved.technician.as_bytes(),
-            approved.certificate,
-            approved.not_after,
-            now
+        &[
+            (&tenant).into(),
+            (&request).into(),
+            (&approved.device).into(),
+            (&approved.serial).into(),
+            (&approved.technician).into(),
+            approved.certificate.into(),
+            approved.not_after.into(),
+            now.into(),
         ],
     )?;
     Ok(changed > 0)
 }
 
-pub(crate) fn devices(db: &Connection, tenant: TenantId) -> Result<Vec<DeviceRow>, StoreError> {
-    let mut query = db.prepare_cached(
+pub(crate) fn devices(db: &mut dyn Db, tenant: TenantId) -> Result<Vec<DeviceRow>, StoreError> {
+    db.rows(
         "SELECT d.device, d.serial, d.name, d.technician, t.name, d.approved, d.not_after
          FROM devices d JOIN technicians t ON t.tenant = d.tenant AND t.id = d.technician
-         WHERE d.tenant = ?1 AND d.certificate IS NOT NULL ORDER BY t.name, d.name, d.device",
-    )?;
-    let rows = query.query_map([tenant.as_bytes()], |row| {
-        Ok(DeviceRow {
-            device: DeviceId(row.get(0)?),
-            serial: Serial(row.get(1)?),
-            name: row.get(2)?,
-            technician_id: TechnicianId(row.get(3)?),
-            technician: row.get(4)?,
-            approved: row.get(5)?,
-            not_after: row.get(6)?,
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+         WHERE d.tenant = ?1 AND d.certificate IS NOT NULL ORDER BY d.device",
+        &[(&tenant).into()],
+        |row| {
+            Ok(DeviceRow {
+                device: row.next()?,
+                serial: row.next()?,
+                name: row.next()?,
+                technician_id: row.next()?,
+                technician: row.next()?,
+                approved: row.next()?,
+                not_after: row.next()?,
+            })
+        },
+    )
 }
 
 /// The certificate under which a computer is enrolled, if it is.
 pub(crate) fn computer_certificate(
-    db: &Connection,
+    db: &mut dyn Db,
     tenant: TenantId,
     id: ComputerId,
 ) -> Result<Option<Vec<u8>>, StoreError> {
-    let mut query = db.prepare_cached("SELECT certificate FROM computers WHERE tenant = ?1 AND id = ?2")?;
-    Ok(query.query_row(params![tenant.as_bytes(), id.as_bytes()], |row| row.get(0)).optional()?)
+    let values = [(&tenant).into(), (&id).into()];
+    db.row("SELECT certificate FROM computers WHERE tenant = ?1 AND id = ?2", &values, |row| row.next())
 }
 
 pub(crate) fn insert_computer(
-    tx: &Transaction<'_>,
+    db: &mut dyn Db,
     tenant: TenantId,
     computer: &NewComputer<'_>,
     now: u64,
 ) -> Result<(), StoreError> {
-    tx.execute(
+    let tags = computer.tags.join("\n");
+    db.execute(
         "INSERT INTO computers (tenant, id, ticket, name, domain, os, tags, certificate, not_after, enrolled)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-        params![
-            tenant.as_bytes(),
-            computer.id.as_bytes(),
-            computer.ticket.as_bytes(),
-            computer.name,
-            computer.domain,
-            computer.os,
-            computer.tags.join("\n"),
-            computer.certificate,
-            computer.not_after,
-            now
+        &[
+            (&tenant).into(),
+            (&computer.id).into(),
+            (&computer.ticket).into(),
+            computer.name.into(),
+            computer.domain.into(),
+            computer.os.into(),
+            (&tags).into(),
+            computer.certificate.into(),
+            computer.not_after.into(),
+            now.into(),
         ],
     )?;
     Ok(())
 }
 
 /// Notes that a computer's agent was heard.
-pub(crate) fn heard(tx: &Transaction<'_>, tenant: TenantId, id: ComputerId, now: u64) -> Result<(), StoreError> {
-    tx.execute(
+pub(crate) fn heard(db: &mut dyn Db, tenant: TenantId, id: ComputerId, now: u64) -> Result<(), StoreError> {
+    db.execute(
         "UPDATE computers SET last_event = ?3 WHERE tenant = ?1 AND id = ?2",
-        params![tenant.as_bytes(), id.as_bytes(), now],
+        &[(&tenant).into(), (&id).into(), now.into()],
     )?;
     Ok(())
 }
 
-pub(crate) fn computers(db: &Connection, tenant: TenantId) -> Result<Vec<Computer>, StoreError> {
-    let mut query = db.prepare_cached(
-        "SELECT id, name, domain, os, tags, enrolled, not_after, last_event FROM computers WHERE tenant = ?1 ORDER BY name, id",
-    )?;
-    let rows = query.query_map([tenant.as_bytes()], |row| {
-        Ok(Computer {
-            id: ComputerId(row.get(0)?),
-            name: row.get(1)?,
-            domain: row.get(2)?,
-            os: row.get(3)?,
-            tags: split(&row.get::<_, String>(4)?),
-            enrolled: row.get(5)?,
-            not_after: row.get(6)?,
-            last_event: row.get(7)?,
-            revoked: false,
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+pub(crate) fn computers(db: &mut dyn Db, tenant: TenantId) -> Result<Vec<Computer>, StoreError> {
+    db.rows(
+        "SELECT id, name, domain, os, tags, enrolled, not_after, last_event FROM computers WHERE tenant = ?1 ORDER BY id",
+        &[(&tenant).into()],
+        |row| {
+            Ok(Computer {
+                id: row.next()?,
+                name: row.next()?,
+                domain: row.next()?,
+                os: row.next()?,
+                tags: split(&row.next::<String>()?),
+                enrolled: row.next()?,
+                not_after: row.next()?,
+                last_event: row.next()?,
+                revoked: false,
+            })
+        },
+    )
 }
 
 /// How many technicians, devices, waiting phones, computers and events there are.
-pub(crate) fn counts(db: &Connection, tenant: TenantId) -> Result<[u64; 5], StoreError> {
-    let mut query = db.prepare_cached(
+pub(crate) fn counts(db: &mut dyn Db, tenant: TenantId) -> Result<[u64; 5], StoreError> {
+    let counts = db.row(
         "SELECT (SELECT COUNT(*) FROM technicians WHERE tenant = ?1),
                 (SELECT COUNT(*) FROM devices WHERE tenant = ?1 AND certificate IS NOT NULL),
                 (SELECT COUNT(*) FROM devices WHERE tenant = ?1 AND certificate IS NULL),
                 (SELECT COUNT(*) FROM computers WHERE tenant = ?1),
                 (SELECT COALESCE(MAX(seq), 0) FROM events WHERE tenant = ?1)",
+        &[(&tenant).into()],
+        |row| Ok([row.next()?, row.next()?, row.next()?, row.next()?, row.next()?]),
     )?;
-    let row = query
-        .query_row([tenant.as_bytes()], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?]));
-    Ok(row?)
+    counts.ok_or(StoreError::Damaged("what was counted is missing"))
 }
 
 /// Tags are kept one a line: none has a line break in it.

@@ -1,32 +1,36 @@
-//! The database: one SQLite file, one writer, readers that never wait for it (WAL).
+//! The database: one SQLite file, or Postgres. [`Store`] is what both are; the queries are beside it, one file a subject, in the
+//! one SQL of [`sql`], and [`conformance`](self) says what both have to hold.
 //!
-//! Every call here blocks on the disk, so the HTTP side only makes them inside `spawn_blocking`. A write is one
+//! Every call here blocks on the disk or the network, so the HTTP side only makes them inside `spawn_blocking`. A write is one
 //! transaction from its first check to its last row: a ticket can't be used twice by two computers that arrive together.
-//! `synchronous = FULL`, because an agent deletes an audit event from its spool once it was told that the event is kept.
 
+mod copy;
 mod enrolment;
 mod events;
+mod migrations;
+mod postgres;
+mod postgres_tls;
+mod sql;
+mod sqlite;
 mod statements;
 mod tenants;
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use gatepass_protocol::ids::TenantId;
 
+pub(crate) use copy::{back_up, restore};
 pub(crate) use enrolment::*;
 pub(crate) use events::{Actor, append, page};
+pub use postgres::Reason;
+pub(crate) use sql::{Db, Value};
 pub(crate) use statements::{insert as insert_statement, newest, newest_epoch};
 pub(crate) use tenants::*;
 
-/// The schema is this list; `user_version` counts how much of it a database file has.
-const MIGRATIONS: &[&str] = &[include_str!("schema-1.sql")];
-
-/// Longer than any write here takes; another process (a backup) may hold the file for a moment.
-const BUSY: Duration = Duration::from_secs(5);
+use migrations::{MIGRATIONS, Migration};
+use postgres::Postgres;
+use postgres_tls::MakeTls;
+use sqlite::Sqlite;
 
 /// Why the database didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -34,17 +38,26 @@ pub enum StoreError {
     /// Make room, then repeat: nothing was written.
     #[error("the disk of the control plane is full; nothing was written. Make room and try again")]
     DiskFull,
-    /// Another program holds the database; repeat later.
-    #[error("the database is in use by another program; try again")]
+    /// Others are in the way; repeat later.
+    #[error("the database is in use by others; nothing was written, try again")]
     Busy,
+    /// It can't be reached: repeat once it can.
+    #[error("the database can't be reached ({0}); nothing was written, try again")]
+    Gone(Reason),
+    /// It went away at the very end: look before repeating, or repeat with the same idempotency key.
+    #[error(
+        "the database went away while this was being kept, so it may or may not be; look, or repeat it with the same \
+         idempotency key"
+    )]
+    Unsure,
     /// Start the newer program again.
     #[error(
-        "{path} was written by a newer Gatepass (schema {found}, this program knows {known}); start the newer program"
+        "{database} was written by a newer Gatepass (schema {found}, this program knows {known}); start the newer program"
     )]
     TooNew {
-        /// The database file.
-        path: PathBuf,
-        /// The schema in the file.
+        /// The database.
+        database: String,
+        /// The schema in it.
         found: usize,
         /// The newest schema that this program knows.
         known: usize,
@@ -57,94 +70,134 @@ pub enum StoreError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Write the settings of Postgres differently.
+    #[error("the settings for Postgres can't be used: {0}")]
+    Settings(String),
+    /// Restore into a database that has nothing in it, or back up into a file that isn't there.
+    #[error("{0} has something in it already, and is not written over")]
+    NotEmpty(String),
+    /// Something in it is not as it was written.
+    #[error("the database is damaged: {0}")]
+    Damaged(&'static str),
     /// Anything else: a damaged file, a broken promise of the schema.
     #[error("the database failed: {0}")]
-    Failed(rusqlite::Error),
+    Failed(Box<dyn std::error::Error + Send + Sync>),
 }
 
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => StoreError::DiskFull,
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy,
-            _ => StoreError::Failed(error),
-        }
-    }
+/// Where a control plane keeps what it knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Database {
+    /// A SQLite file: for one node.
+    File(PathBuf),
+    /// A Postgres database: for several.
+    Postgres {
+        /// `host=db.example user=gatepass dbname=gatepass sslmode=require`, or `postgresql://..`; without the password.
+        connection: String,
+        /// The file with the password, where one is needed.
+        password_file: Option<PathBuf>,
+        /// The file with the certificates (PEM) to believe for the server.
+        ca_file: Option<PathBuf>,
+    },
 }
 
-/// The database file with its two connections.
-pub(crate) struct Store {
-    writer: Mutex<Connection>,
-    reader: Mutex<Connection>,
+/// What writes wait for each other about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Who is here at all.
+    Operator,
+    /// Anything of one tenant.
+    Tenant(TenantId),
+}
+
+/// How long one question may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Somebody waits for the answer.
+    Short,
+    /// All there is is read or written.
+    Endless,
+}
+
+/// A database, ready to be asked.
+pub(crate) struct Store(Kind);
+
+enum Kind {
+    Sqlite(Box<Sqlite>),
+    Postgres(Box<Postgres>),
 }
 
 impl Store {
-    /// Opens the file, readable by its owner only, makes it if it isn't there, and brings its schema up to date.
-    pub(crate) fn open(path: &Path) -> Result<Store, StoreError> {
-        OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
-        let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        writer.pragma_update(None, "journal_mode", "WAL")?;
-        writer.pragma_update(None, "synchronous", "FULL")?;
-        writer.pragma_update(None, "foreign_keys", true)?;
-        migrate(&mut writer, path)?;
-        let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        Ok(Store { writer: Mutex::new(writer), reader: Mutex::new(reader) })
+    /// Opens a database and brings its schema up to date.
+    pub(crate) fn open(database: &Database) -> Result<Store, StoreError> {
+        Store::open_with(database, MIGRATIONS, Patience::Short)
     }
 
-    /// Reads: sees the newest committed state and never waits for the writer.
-    pub(crate) fn read<T, E: From<StoreError>>(&self, work: impl FnOnce(&Connection) -> Result<T, E>) -> Result<T, E> {
-        work(&lock(&self.reader))
+    /// The same for a backup, which takes as long as it takes.
+    pub(crate) fn open_for_copying(database: &Database) -> Result<Store, StoreError> {
+        Store::open_with(database, MIGRATIONS, Patience::Endless)
+    }
+
+    fn open_with(database: &Database, known: &[Migration], patience: Patience) -> Result<Store, StoreError> {
+        let kind = match database {
+            Database::File(path) => Kind::Sqlite(Box::new(Sqlite::open(path, known)?)),
+            Database::Postgres { connection, password_file, ca_file } => {
+                let settings = |error: &dyn std::fmt::Display| StoreError::Settings(error.to_string());
+                let mut config: ::postgres::Config =
+                    connection.parse().map_err(|error: ::postgres::Error| settings(&error))?;
+                if config.get_password().is_some() {
+                    return Err(settings(&"a password in the configuration is no secret: use postgres_password_file"));
+                }
+                if let Some(file) = password_file {
+                    config.password(read(file)?.trim_end_matches(['\r', '\n']));
+                }
+                let roots = ca_file.as_deref().map(read).transpose()?.unwrap_or_default();
+                let tls = MakeTls::only(&roots).map_err(|error| settings(&error))?;
+                Kind::Postgres(Box::new(Postgres::open(config, tls, known, patience)?))
+            }
+        };
+        Ok(Store(kind))
+    }
+
+    /// Reads: sees one committed state and never waits for a writer.
+    pub(crate) fn read<T, E: From<StoreError>>(&self, work: impl FnOnce(&mut dyn Db) -> Result<T, E>) -> Result<T, E> {
+        match &self.0 {
+            Kind::Sqlite(sqlite) => sqlite.read(work),
+            Kind::Postgres(postgres) => postgres.read(work),
+        }
     }
 
     /// Writes: all of `work` or nothing of it.
     pub(crate) fn write<T, E: From<StoreError>>(
         &self,
-        work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+        scope: Scope,
+        work: impl FnOnce(&mut dyn Db) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut writer = lock(&self.writer);
-        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(StoreError::from)?;
-        let result = work(&transaction)?;
-        transaction.commit().map_err(StoreError::from)?;
-        Ok(result)
+        match &self.0 {
+            Kind::Sqlite(sqlite) => sqlite.write(work),
+            Kind::Postgres(postgres) => postgres.write(scope, work),
+        }
+    }
+
+    /// Whether other nodes may write to the same database.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.0, Kind::Postgres(_))
     }
 
     /// Lets the file grow by `spare` more pages and no further: a full disk, on order.
     #[cfg(test)]
     pub(crate) fn fill_disk(&self, spare: i64) {
-        let writer = lock(&self.writer);
-        let used: i64 = writer.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
-        writer.pragma_update_and_check(None, "max_page_count", used + spare, |_| Ok(())).unwrap();
+        match &self.0 {
+            Kind::Sqlite(sqlite) => sqlite.fill_disk(spare),
+            Kind::Postgres(_) => panic!("whose disk is the server's"),
+        }
     }
 }
 
-/// A panic while the lock was held left no half-written row (the transaction rolled back), so the connection is still good.
-fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    connection.lock().unwrap_or_else(PoisonError::into_inner)
+fn read(path: &Path) -> Result<String, StoreError> {
+    std::fs::read_to_string(path).map_err(|source| StoreError::Open { path: path.to_owned(), source })
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
-    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(BUSY)?;
-    connection.pragma_update(None, "trusted_schema", false)?;
-    Ok(connection)
-}
-
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    let done: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if done > MIGRATIONS.len() {
-        return Err(StoreError::TooNew { path: path.to_owned(), found: done, known: MIGRATIONS.len() });
-    }
-    for (index, migration) in MIGRATIONS.iter().enumerate().skip(done) {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute_batch(migration)?;
-        transaction.pragma_update(None, "user_version", index + 1)?;
-        transaction.commit()?;
-    }
-    Ok(())
-}
+#[cfg(test)]
+pub(crate) mod cluster;
+#[cfg(test)]
+mod conformance;

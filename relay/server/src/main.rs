@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use gatepass_control::Control;
 use gatepass_telemetry::Sending;
 use tracing_subscriber::Layer as _;
 
@@ -43,6 +44,16 @@ struct Arguments {
 enum Command {
     /// Reads the configuration and says whether the server would start with it
     CheckConfig,
+    /// Writes everything that the control plane knows into a new SQLite file, while it runs; whichever database it has
+    Backup {
+        /// The file to make: as secret as the database
+        file: PathBuf,
+    },
+    /// Fills an empty database from a backup; the servers must be stopped. All tokens become void, and all tickets used up
+    Restore {
+        /// The backup
+        file: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -62,6 +73,17 @@ fn start(Arguments { config, role, command }: Arguments) -> anyhow::Result<()> {
     let settings = Settings::load(file, role).with_context(|| format!("the configuration {named} is not usable"))?;
     match command {
         Some(Command::CheckConfig) => check(&settings, role),
+        Some(Command::Backup { file }) => {
+            let rows = Control::back_up(&settings.database(), &file).context("no backup was made")?;
+            say(&format!("{rows} rows are in {}: keep it as secret as the database", file.display()))
+        }
+        Some(Command::Restore { file }) => {
+            let rows = Control::restore(&settings.database(), &file).context("nothing was restored")?;
+            say(&format!(
+                "{rows} rows are restored. The next start makes a new operator.token; with it, give each tenant's \
+                 administrator a new token ('gatepass tenant token'), who then runs 'gatepass resend'"
+            ))
+        }
         None => run(settings, role),
     }
 }
@@ -76,18 +98,16 @@ fn check(settings: &Settings, role: Role) -> anyhow::Result<()> {
     }
     let _ = gatepass_relay::backplane::prepare(&settings.relay())?;
     let names = edge.names.join(", ");
-    writeln!(
-        std::io::stdout(),
-        "ok: {} would listen on {} as {names}, state in {}",
-        match role {
-            Role::All => "a relay and control plane",
-            Role::Relay => "a regional relay",
-            Role::Control => "a control plane",
-        },
-        edge.listen,
-        edge.state_dir.display()
-    )?;
-    Ok(())
+    let what = match role {
+        Role::All => "a relay and control plane",
+        Role::Relay => "a regional relay",
+        Role::Control => "a control plane",
+    };
+    say(&format!("ok: {what} would listen on {} as {names}, state in {}", edge.listen, edge.state_dir.display()))
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout(), "{text}")?)
 }
 
 fn run(settings: Settings, role: Role) -> anyhow::Result<()> {

@@ -77,17 +77,21 @@ async fn central(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let database = settings.database();
-    let is_new = !database.exists();
+    let token = settings.edge.state_dir.join(OPERATOR_TOKEN_FILE);
+    let had_token = token.exists();
     let control = {
-        let database = database.clone();
-        tokio::task::spawn_blocking(move || Control::open(&database)).await?
+        let (database, tokens) = (database.clone(), settings.edge.state_dir.clone());
+        tokio::task::spawn_blocking(move || Control::connect(&database, &tokens)).await?
     };
-    let control = control.with_context(|| format!("can't open the database {}", database.display()))?;
+    let control = control.context("can't open the database of the control plane")?;
     let listener = listen(settings)?;
-    if is_new {
-        let token = database.with_file_name(OPERATOR_TOKEN_FILE);
-        info!(database = %database.display(), token = %token.display(), "made a new database; whoever has this token creates tenants");
+    if !had_token && token.exists() {
+        info!(token = %token.display(), "this is a new database; whoever has this token creates tenants");
     }
+    let following = tokio::spawn({
+        let control = control.clone();
+        async move { control.follow().await }
+    });
     let stop = async {
         stop.await;
         // Regional relays that wait for news would be waited for.
@@ -105,6 +109,7 @@ async fn central(
         let relay = relay(Config { backplane: Backplane::default(), ..settings.relay() }, Arc::new(Nobody))?;
         say_listening(&listener, tls.as_ref())?;
         relay.serve_api(listener, tls, api, stop).await;
+        following.abort();
         return Ok(());
     }
     let relay = relay(settings.relay(), Arc::new(Directory(control.clone())))?;
@@ -114,6 +119,7 @@ async fn central(
     say_listening(&listener, tls.as_ref())?;
     relay.serve(listener, tls, Some(api), stop).await;
     announcing.abort();
+    following.abort();
     Ok(())
 }
 

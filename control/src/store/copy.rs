@@ -1,0 +1,103 @@
+//! Backups: a SQLite file with every row of the database in it, whichever database it is. So a backup can be looked into,
+//! and one of SQLite be restored into Postgres when one node is no longer enough.
+//!
+//! What a backup gives back, it must not give to somebody who lost it since: agents and phones refuse older policies and
+//! revocation lists by themselves, but whom this server lets in, and how often a ticket was used, it alone knows. So [`restore`]
+//! uses up every ticket and lets nobody in with a token of before.
+
+use std::path::Path;
+
+use super::migrations::MIGRATIONS;
+use super::sql::Row;
+use super::sqlite::Sqlite;
+use super::{Database, Db, Scope, Store, StoreError, Value};
+
+/// Every table, with what identifies a row: those that others refer to come first.
+const TABLES: &[(&str, &str)] = &[
+    ("tenants", "id, name, created, revision"),
+    ("tokens", "hash, tenant, created"),
+    ("ca_keys", "tenant, kid, name, pem, added"),
+    ("technicians", "tenant, id, name, added"),
+    ("tickets", "tenant, serial, purpose, tags, uses, used, not_after, statement, added"),
+    (
+        "devices",
+        "request, tenant, ticket, name, enrol, asked, device, serial, technician, certificate, not_after, approved",
+    ),
+    ("computers", "tenant, id, ticket, name, domain, os, tags, certificate, not_after, enrolled, last_event"),
+    ("statements", "tenant, kind, epoch, statement, added"),
+    ("events", "tenant, seq, at, computer, revoked, event, digest, hash"),
+];
+
+/// Writes a backup into a new file, which appears under its name once it is whole; says how many rows are in it.
+pub(crate) fn back_up(store: &Store, file: &Path) -> Result<u64, StoreError> {
+    if file.exists() {
+        return Err(StoreError::NotEmpty(file.display().to_string()));
+    }
+    let unfinished = file.with_added_extension("unfinished");
+    let failed = |source| StoreError::Open { path: unfinished.clone(), source };
+    if unfinished.exists() {
+        std::fs::remove_file(&unfinished).map_err(failed)?;
+    }
+    let copied = write_file(store, &unfinished);
+    if copied.is_err() {
+        // Half a backup is worse than none: somebody would count on it.
+        let _ = std::fs::remove_file(&unfinished);
+        return copied;
+    }
+    std::fs::File::open(&unfinished).and_then(|written| written.sync_all()).map_err(failed)?;
+    std::fs::rename(&unfinished, file).map_err(failed)?;
+    copied
+}
+
+fn write_file(store: &Store, file: &Path) -> Result<u64, StoreError> {
+    let backup = Sqlite::open(file, MIGRATIONS)?;
+    let copied = store.read(|from| backup.write(|to| copy(from, to)))?;
+    backup.close()?;
+    Ok(copied)
+}
+
+/// Fills an empty database from a backup, older ones included.
+pub(crate) fn restore(store: &Store, file: &Path) -> Result<u64, StoreError> {
+    // A copy is brought up to date, and the backup stays as it is.
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let working = folder.join(format!(".{}.restoring", std::process::id()));
+    let failed = |source| StoreError::Open { path: file.to_owned(), source };
+    std::fs::copy(file, &working).map_err(failed)?;
+    let restored = Store::open(&Database::File(working.clone())).and_then(|backup| fill(store, &backup));
+    for name in ["restoring", "restoring-wal", "restoring-shm"] {
+        let _ = std::fs::remove_file(working.with_extension(name));
+    }
+    restored
+}
+
+fn fill(store: &Store, backup: &Store) -> Result<u64, StoreError> {
+    backup.read(|from| {
+        store.write(Scope::Operator, |to| {
+            for (table, _) in TABLES {
+                let rows = to.row(&format!("SELECT COUNT(*) FROM {table}"), &[], |row| row.next::<u64>())?;
+                if rows != Some(0) {
+                    return Err(StoreError::NotEmpty(format!("the table {table} of the database")));
+                }
+            }
+            let copied = copy(from, to)?;
+            to.execute("DELETE FROM tokens", &[])?;
+            to.execute("UPDATE tickets SET used = uses", &[])?;
+            Ok(copied)
+        })
+    })
+}
+
+fn copy(from: &mut dyn Db, to: &mut dyn Db) -> Result<u64, StoreError> {
+    let mut copied = 0;
+    for (table, columns) in TABLES {
+        let places: Vec<String> = (1..=columns.split(", ").count()).map(|place| format!("?{place}")).collect();
+        let insert = format!("INSERT INTO {table} ({columns}) VALUES ({})", places.join(", "));
+        from.each(&format!("SELECT {columns} FROM {table}"), &[], &mut |row: Row| {
+            let cells = row.rest();
+            let values: Vec<Value<'_>> = cells.iter().map(|cell| cell.value()).collect();
+            copied += to.execute(&insert, &values)?;
+            Ok(())
+        })?;
+    }
+    Ok(copied)
+}
