@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request,
     client::conn::http1,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -31,6 +31,7 @@ pub struct Http {
     tls: Tls,
     proxies: Proxies,
     bearer: Option<Arc<Zeroizing<String>>>,
+    program: &'static str,
 }
 
 /// An answer whose status was in the 200s.
@@ -117,12 +118,24 @@ struct Problem {
 impl Http {
     /// A server at `https://host[:port]`.
     pub fn new(base: &str, tls: Tls, proxies: Proxies) -> Result<Self, HttpError> {
-        Ok(Self { endpoint: base.parse()?, tls, proxies, bearer: None })
+        Ok(Self {
+            endpoint: base.parse()?,
+            tls,
+            proxies,
+            bearer: None,
+            program: concat!("gatepass/", env!("CARGO_PKG_VERSION")),
+        })
     }
 
     /// The same server, showing a token with each request.
     pub fn with_bearer(mut self, token: &str) -> Self {
         self.bearer = Some(Arc::new(Zeroizing::new(format!("Bearer {}", token.trim()))));
+        self
+    }
+
+    /// The same server, told which program asks: `name/version`.
+    pub fn with_program(mut self, program: &'static str) -> Self {
+        self.program = program;
         self
     }
 
@@ -193,7 +206,8 @@ impl Http {
             .method(method)
             .uri(path)
             .header(HOST, self.endpoint.authority())
-            .header(ACCEPT, "application/json");
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, self.program);
         if body.is_some() {
             question = question.header(CONTENT_TYPE, "application/json");
         }

@@ -4,71 +4,48 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use gatepass_protocol::ids::{DeviceId, Serial, TechnicianId, TenantId};
+use gatepass_protocol::ids::{ComputerId, DeviceId, Serial, TenantId};
 use gatepass_protocol::signed::Unverified;
 use gatepass_protocol::statement::{Kind, Purpose, Statement};
 use gatepass_protocol::trust::{CaPublic, TrustStore};
 
 use crate::api::{
-    Act, ApproveDevice, CaKey, Computer, Device, InForce, Named, NewCaKey, NewStatement, NewToken, PendingDevice,
-    StatementKind, Status, Technician, Tenant, TenantCreated, Ticket, TrailEntry, hex, is_unprintable,
+    Act, ApproveDevice, CaKey, Computer, Device, InForce, Named, NewCaKey, NewStatement, Page, PendingDevice, Role,
+    StatementKind, Status, Tenant, TenantCreated, Ticket, Token, TrailEntry, hex, is_unprintable,
 };
+use crate::http::{Slice, missing};
 use crate::problem::Refusal;
-use crate::store::{self, Actor, ApprovedDevice, Db, NewTicket, Owner, Scope};
+use crate::store::{self, Actor, ApprovedDevice, Db, NewTicket, Scope, SeenBy};
 use crate::{Inner, News, enrol, rng, token};
 
 /// The longest name of anything.
 const LONGEST_NAME: usize = 64;
 
-/// Technicians' names become part of account names: `gp-` and the name stay below the 20 characters that directories allow.
-const LONGEST_TECHNICIAN: usize = 16;
-
 impl Inner {
-    pub(crate) fn let_operator_in(&self, bearer: Option<&str>) -> Result<(), Refusal> {
-        self.let_in(Owner::Operator, bearer)
-    }
-
-    pub(crate) fn let_administrator_in(&self, tenant: TenantId, bearer: Option<&str>) -> Result<(), Refusal> {
-        self.let_in(Owner::Tenant(tenant), bearer)
-    }
-
-    /// An unknown tenant is refused like a wrong token: who has no right learns nothing of who else is here.
-    fn let_in(&self, owner: Owner, bearer: Option<&str>) -> Result<(), Refusal> {
-        let hashes = self.store.read(|db| store::token_hashes(db, owner))?;
-        match owner {
-            _ if bearer.is_some_and(|bearer| token::is_one_of(bearer, &hashes)) => Ok(()),
-            Owner::Operator => Err(Refusal::OperatorOnly),
-            Owner::Tenant(_) => Err(Refusal::SignIn),
-        }
-    }
-
-    pub(crate) fn tenants(&self) -> Result<Vec<Tenant>, Refusal> {
-        Ok(self.store.read(store::tenants)?)
+    pub(crate) fn tenants(&self, slice: &Slice) -> Result<Page<Tenant>, Refusal> {
+        let tenants = self.store.read(|db| store::tenants(db, &slice.after, slice.and_one()))?;
+        Ok(slice.page(tenants, |one| &one.id.0))
     }
 
     pub(crate) fn new_tenant(&self, new: &Named, now: u64) -> Result<TenantCreated, Refusal> {
         let name = good_name("the tenant's name", &new.name)?;
-        let (token, hash) = token::new();
+        let (secret, hash) = token::new();
         let id = TenantId::random(&mut rng());
+        let token = Token {
+            id: Serial::random(&mut rng()),
+            name: "first administrator".to_owned(),
+            role: Role::TenantAdmin,
+            technician: None,
+            created: now,
+            expires: None,
+        };
         self.store.write(Scope::Operator, |db| {
             store::insert_tenant(db, id, name, now)?;
-            store::insert_token(db, Owner::Tenant(id), &hash, now)?;
+            store::insert_token(db, Some(id), &token, &hash)?;
             note(db, id, now, "tenant created", name, "")
         })?;
         self.trust.put(1, TrustStore::new(id, []));
-        Ok(TenantCreated { id, token: token.to_string() })
-    }
-
-    /// A new token for a tenant's administrator, in place of one that was lost.
-    pub(crate) fn new_token(&self, new: &NewToken, now: u64) -> Result<TenantCreated, Refusal> {
-        let tenant = new.tenant;
-        self.trust_of(tenant)?;
-        let (token, hash) = token::new();
-        self.store.write(Scope::Tenant(tenant), |db| {
-            store::insert_token(db, Owner::Tenant(tenant), &hash, now)?;
-            note(db, tenant, now, "token made by the operator", &tenant.to_string(), "")
-        })?;
-        Ok(TenantCreated { id: tenant, token: token.to_string() })
+        Ok(TenantCreated { id, token: secret.to_string() })
     }
 
     pub(crate) fn status(&self, tenant: TenantId, now: u64) -> Result<Status, Refusal> {
@@ -92,8 +69,9 @@ impl Inner {
         })
     }
 
-    pub(crate) fn ca_keys(&self, tenant: TenantId) -> Result<Vec<CaKey>, Refusal> {
-        Ok(self.store.read(|db| store::ca_keys(db, tenant))?)
+    /// There are few of them, so they are one page.
+    pub(crate) fn ca_keys(&self, tenant: TenantId) -> Result<Page<CaKey>, Refusal> {
+        Ok(Page { items: self.store.read(|db| store::ca_keys(db, tenant))?, next: None })
     }
 
     /// Trusts one more CA key.
@@ -111,37 +89,19 @@ impl Inner {
         Ok(key)
     }
 
-    pub(crate) fn technicians(&self, tenant: TenantId) -> Result<Vec<Technician>, Refusal> {
-        Ok(self.store.read(|db| store::technicians(db, tenant))?)
+    pub(crate) fn tickets(&self, tenant: TenantId, slice: &Slice) -> Result<Page<Ticket>, Refusal> {
+        let tickets = self.store.read(|db| store::tickets(db, tenant, &slice.after, slice.and_one()))?;
+        Ok(slice.page(tickets, |one| &one.serial.0))
     }
 
-    pub(crate) fn new_technician(&self, tenant: TenantId, new: Named, now: u64) -> Result<Technician, Refusal> {
-        if !is_account_name(&new.name) {
-            return Err(Refusal::Fix(format!(
-                "a technician's name becomes part of an account's name (gp-alex), so it has 1 to {LONGEST_TECHNICIAN} small \
-                 letters a-z, digits and hyphens, and begins with a letter"
-            )));
-        }
-        let id = TechnicianId::random(&mut rng());
-        let technician = Technician { id, name: new.name, added: now };
-        self.store.write(Scope::Tenant(tenant), |db| {
-            store::insert_technician(db, tenant, &technician)?;
-            note(db, tenant, now, "technician added", &technician.name, &id.to_string())
-        })?;
-        Ok(technician)
+    pub(crate) fn pending_devices(&self, tenant: TenantId, slice: &Slice) -> Result<Page<PendingDevice>, Refusal> {
+        let pending = self.store.read(|db| store::pending(db, tenant, &slice.after, slice.and_one()))?;
+        Ok(slice.page(pending, |one| &one.request.0))
     }
 
-    pub(crate) fn tickets(&self, tenant: TenantId) -> Result<Vec<Ticket>, Refusal> {
-        Ok(self.store.read(|db| store::tickets(db, tenant))?)
-    }
-
-    pub(crate) fn pending_devices(&self, tenant: TenantId) -> Result<Vec<PendingDevice>, Refusal> {
-        Ok(self.store.read(|db| store::pending(db, tenant))?)
-    }
-
-    pub(crate) fn devices(&self, tenant: TenantId) -> Result<Vec<Device>, Refusal> {
+    pub(crate) fn devices(&self, tenant: TenantId, slice: &Slice) -> Result<Page<Device>, Refusal> {
         let trust = self.trust_of(tenant)?;
-        let rows = self.store.read(|db| store::devices(db, tenant))?;
+        let rows = self.store.read(|db| store::devices(db, tenant, &slice.after, slice.and_one()))?;
         let device = |row: store::DeviceRow| Device {
             revoked: [row.device.as_bytes(), row.serial.as_bytes(), row.technician_id.as_bytes()]
                 .into_iter()
@@ -153,28 +113,42 @@ impl Inner {
             approved: row.approved,
             not_after: row.not_after,
         };
-        Ok(rows.into_iter().map(device).collect())
+        Ok(slice.page(rows.into_iter().map(device).collect(), |one| &one.id.0))
     }
 
-    pub(crate) fn computers(&self, tenant: TenantId) -> Result<Vec<Computer>, Refusal> {
+    pub(crate) fn computers(&self, tenant: TenantId, by: SeenBy, slice: &Slice) -> Result<Page<Computer>, Refusal> {
         let trust = self.trust_of(tenant)?;
-        let mut computers = self.store.read(|db| store::computers(db, tenant))?;
+        let mut computers = self.store.read(|db| store::computers(db, tenant, by, &slice.after, slice.and_one()))?;
         for computer in &mut computers {
             computer.revoked = trust.is_revoked(computer.id.as_bytes());
         }
-        Ok(computers)
+        Ok(slice.page(computers, |one| &one.id.0))
     }
 
-    pub(crate) fn events(&self, tenant: TenantId, after: u64, limit: u64) -> Result<Vec<TrailEntry>, Refusal> {
-        Ok(self.store.read(|db| store::page(db, tenant, after, limit))?)
+    pub(crate) fn computer(&self, tenant: TenantId, by: SeenBy, id: ComputerId) -> Result<Computer, Refusal> {
+        let trust = self.trust_of(tenant)?;
+        let computer = self.store.read(|db| store::computer(db, tenant, by, id))?;
+        let mut computer = computer.ok_or_else(|| missing("computer", id))?;
+        computer.revoked = trust.is_revoked(id.as_bytes());
+        Ok(computer)
+    }
+
+    pub(crate) fn events(&self, tenant: TenantId, slice: &Slice) -> Result<Page<TrailEntry>, Refusal> {
+        // A cursor is the number's eight bytes, as others are an identifier's sixteen; both databases count with a sign.
+        let after =
+            slice.after.iter().fold(0_u64, |number, byte| (number << 8) | u64::from(*byte)).min(i64::MAX as u64);
+        let mut items = self.store.read(|db| store::page(db, tenant, after, slice.and_one()))?;
+        let is_more = items.len() as u64 > slice.limit;
+        items.truncate(usize::try_from(slice.limit).unwrap_or(usize::MAX));
+        let next = items.last().filter(|_| is_more).map(|last| hex(&last.seq.to_be_bytes()));
+        Ok(Page { items, next })
     }
 
     /// Sends a waiting phone away. Its ticket's use stays counted.
     pub(crate) fn refuse_device(&self, tenant: TenantId, request: Serial, now: u64) -> Result<PendingDevice, Refusal> {
         let missing = || Refusal::Missing { what: "waiting phone", name: request.to_string() };
         self.store.write(Scope::Tenant(tenant), |db| {
-            let pending = store::pending(db, tenant)?.into_iter().find(|pending| pending.request == request);
-            let pending = pending.ok_or_else(missing)?;
+            let pending = store::pending_one(db, tenant, request)?.ok_or_else(missing)?;
             store::remove_request(db, tenant, request)?;
             note(db, tenant, now, "device refused", &request.to_string(), &pending.name)?;
             Ok(pending)
@@ -202,9 +176,8 @@ impl Inner {
             if !fits {
                 return Err(Refusal::Fix("the certificate is not for the phone that sent this request".to_owned()));
             }
-            let technicians = store::technicians(db, tenant)?;
-            let known = technicians.iter().any(|one| one.id == terms.technician && one.name == terms.technician_name);
-            if !known {
+            let known = store::technician(db, tenant, terms.technician)?;
+            if known.is_none_or(|known| known.name != terms.technician_name) {
                 return Err(Refusal::Missing { what: "technician", name: terms.technician_name.clone() });
             }
             let device = DeviceId(statement.subject);
@@ -326,11 +299,4 @@ pub(crate) fn good_name<'a>(what: &str, name: &'a str) -> Result<&'a str, Refusa
             "{what} has 1 to {LONGEST_NAME} characters, no control characters, and no spaces at its ends"
         )))
     }
-}
-
-fn is_account_name(name: &str) -> bool {
-    let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=LONGEST_TECHNICIAN).contains(&name.len())
-        && name.bytes().all(letters)
-        && name.starts_with(|first: char| first.is_ascii_lowercase())
 }

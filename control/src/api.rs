@@ -2,6 +2,7 @@
 //!
 //! The command line uses the same types, so that both ends change together.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -10,6 +11,8 @@ pub use gatepass_protocol::api::{Base64, EnrolAgent, EnrolDevice, Kept, NewEvent
 use gatepass_protocol::ids::{ComputerId, DeviceId, Serial, TechnicianId, TenantId};
 use gatepass_protocol::keys::Kid;
 use gatepass_protocol::statement::Kind;
+
+pub use crate::access::Role;
 
 /// Hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
@@ -33,6 +36,23 @@ mod optional_text {
     ) -> Result<Option<T>, D::Error> {
         let text = Option::<String>::deserialize(input)?;
         text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+    }
+}
+
+mod texts {
+    use std::{fmt::Display, str::FromStr};
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(ids: &[T], out: S) -> Result<S::Ok, S::Error> {
+        out.collect_seq(ids.iter().map(ToString::to_string))
+    }
+
+    pub(super) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+        input: D,
+    ) -> Result<Vec<T>, D::Error> {
+        let texts = Vec::<String>::deserialize(input)?;
+        texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
     }
 }
 
@@ -86,21 +106,22 @@ impl StatementKind {
 }
 
 /// A statement that an administrator signed: a ticket, a policy, a revocation list, a relay list.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NewStatement {
     /// The signed bytes.
+    #[schemars(with = "String")]
     pub statement: Base64,
 }
 
 /// The epoch that is now in force.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct InForce {
     /// The statement's epoch.
     pub epoch: u64,
 }
 
-/// A tenant to be made, or a technician to be added.
-#[derive(Debug, Serialize, Deserialize)]
+/// A tenant to be made.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Named {
     /// What people call it.
@@ -108,10 +129,11 @@ pub struct Named {
 }
 
 /// A tenant.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Tenant {
     /// Its identifier.
     #[serde(with = "text")]
+    #[schemars(with = "String")]
     pub id: TenantId,
     /// What people call it.
     pub name: String,
@@ -120,26 +142,156 @@ pub struct Tenant {
 }
 
 /// A new tenant with its administrator's token, which is shown this once.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct TenantCreated {
     /// Its identifier.
     #[serde(with = "text")]
+    #[schemars(with = "String")]
     pub id: TenantId,
     /// What an administrator shows to be let in.
     pub token: String,
 }
 
-/// A token to be made for a tenant's administrator.
-#[derive(Debug, Serialize, Deserialize)]
+/// A part of a list, in the order of its identifiers.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Page<T> {
+    /// What is in it.
+    pub items: Vec<T>,
+    /// Where the next part begins (`after`); none: this was the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// What lets somebody in: a secret that they keep in a file, and of which the server knows the hash.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Token {
+    /// Its identifier, which is no secret.
+    #[serde(with = "text")]
+    #[schemars(with = "String")]
+    pub id: Serial,
+    /// What it is for, in words.
+    pub name: String,
+    /// What it lets do.
+    pub role: Role,
+    /// Whose it is, if it is a technician's.
+    #[serde(with = "optional_text", default)]
+    #[schemars(with = "Option<String>")]
+    pub technician: Option<TechnicianId>,
+    /// Since when.
+    pub created: u64,
+    /// Until when; none: until it is removed.
+    pub expires: Option<u64>,
+}
+
+/// A token to be made.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewToken {
-    /// The tenant.
+    /// What it is for, in words.
+    pub name: String,
+    /// What it lets do.
+    pub role: Role,
+    /// Whose it is: it lets do nothing that the technician may not, and ends when their role changes.
+    #[serde(with = "optional_text", default)]
+    #[schemars(with = "Option<String>")]
+    pub technician: Option<TechnicianId>,
+    /// After how many days it ends: 1 to 366.
+    pub days: u64,
+}
+
+/// A new token, which is shown this once.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct TokenCreated {
+    /// What it is.
+    pub token: Token,
+    /// What its holder shows to be let in.
+    pub secret: String,
+}
+
+/// One of the operator's people, who can be delegated to tenants.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Person {
+    /// The identifier, also as a technician.
     #[serde(with = "text")]
-    pub tenant: TenantId,
+    #[schemars(with = "String")]
+    pub id: TechnicianId,
+    /// The name in account names and on screens.
+    pub name: String,
+    /// The e-mail address.
+    pub email: String,
+    /// Since when.
+    pub added: u64,
+}
+
+/// One of the operator's people to be added.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewPerson {
+    /// The name in account names and on screens.
+    pub name: String,
+    /// The e-mail address.
+    pub email: String,
+}
+
+/// Makes one of the operator's people a technician of a tenant.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Delegate {
+    /// Who.
+    #[serde(with = "text")]
+    #[schemars(with = "String")]
+    pub person: TechnicianId,
+    /// As what.
+    pub role: Role,
+}
+
+/// A group of technicians.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Group {
+    /// Its identifier.
+    #[serde(with = "text")]
+    #[schemars(with = "String")]
+    pub id: Serial,
+    /// What people call it.
+    pub name: String,
+    /// Who is in it.
+    #[serde(with = "texts")]
+    #[schemars(with = "Vec<String>")]
+    pub technicians: Vec<TechnicianId>,
+}
+
+/// A group to be made, or to become this.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewGroup {
+    /// What people call it.
+    pub name: String,
+    /// Who is in it.
+    #[serde(with = "texts", default)]
+    #[schemars(with = "Vec<String>")]
+    pub technicians: Vec<TechnicianId>,
+}
+
+/// With whom a computer is shared.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shares {
+    /// All administrators of the tenant.
+    pub all_admins: bool,
+    /// All technicians of the tenant.
+    pub all_users: bool,
+    /// These technicians.
+    #[serde(with = "texts")]
+    #[schemars(with = "Vec<String>")]
+    pub technicians: Vec<TechnicianId>,
+    /// Who is in these groups.
+    #[serde(with = "texts")]
+    #[schemars(with = "Vec<String>")]
+    pub groups: Vec<Serial>,
 }
 
 /// A tenant at a glance.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// The tenant.
     pub tenant: Tenant,
@@ -168,10 +320,11 @@ pub struct Status {
 }
 
 /// A CA key of a tenant: the public half, all that the server ever has.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct CaKey {
     /// Its short name in statements.
     #[serde(with = "kid")]
+    #[schemars(with = "String")]
     pub kid: Kid,
     /// What the administrator calls it.
     pub name: String,
@@ -182,7 +335,7 @@ pub struct CaKey {
 }
 
 /// A CA key to be trusted.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewCaKey {
     /// What the administrator calls it.
@@ -192,22 +345,58 @@ pub struct NewCaKey {
 }
 
 /// A person who may approve.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Technician {
     /// The identifier in certificates and rules.
     #[serde(with = "text")]
+    #[schemars(with = "String")]
     pub id: TechnicianId,
     /// The name in account names and on screens.
     pub name: String,
+    /// The e-mail address; empty where none is known.
+    pub email: String,
+    /// What they may do through the API. What they may do at computers, the policy says.
+    pub role: Role,
+    /// Whether it is one of the operator's people.
+    pub delegated: bool,
     /// Since when.
     pub added: u64,
 }
 
+/// A technician to be added.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTechnician {
+    /// The name in account names and on screens.
+    pub name: String,
+    /// The e-mail address.
+    #[serde(default)]
+    pub email: String,
+    /// What they may do through the API.
+    #[serde(default = "plain_technician")]
+    pub role: Role,
+}
+
+fn plain_technician() -> Role {
+    Role::Technician
+}
+
+/// What a technician becomes.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TechnicianChange {
+    /// The e-mail address; empty: none.
+    pub email: String,
+    /// What they may do through the API. A change makes their tokens worthless.
+    pub role: Role,
+}
+
 /// An enrolment ticket, as the server knows it: without the secret that travels in the ticket file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Ticket {
     /// The statement's serial.
     #[serde(with = "text")]
+    #[schemars(with = "String")]
     pub serial: Serial,
     /// "agent" or "phone".
     pub purpose: String,
@@ -222,33 +411,38 @@ pub struct Ticket {
 }
 
 /// A phone that waits for an administrator.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PendingDevice {
     /// The request's identifier.
     #[serde(with = "text")]
+    #[schemars(with = "String")]
     pub request: Serial,
     /// What the phone calls itself.
     pub name: String,
     /// When it asked.
     pub asked: u64,
     /// The ticket it used.
+    #[schemars(with = "String")]
     pub ticket: Base64,
     /// The request as the phone signed it with the ticket's key.
+    #[schemars(with = "String")]
     pub enrol: Base64,
 }
 
 /// The certificate that an administrator signed for a waiting phone.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ApproveDevice {
     /// The signed certificate.
+    #[schemars(with = "String")]
     pub certificate: Base64,
 }
 
 /// An enrolled phone.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Device {
     /// The identifier.
     #[serde(with = "text")]
+    #[schemars(with = "String")]
     pub id: DeviceId,
     /// What the phone calls itself.
     pub name: String,
@@ -256,6 +450,7 @@ pub struct Device {
     pub technician: String,
     /// The certificate's serial.
     #[serde(with = "text")]
+    #[schemars(with = "String")]
     pub serial: Serial,
     /// When it was approved.
     pub approved: u64,
@@ -266,10 +461,11 @@ pub struct Device {
 }
 
 /// An enrolled computer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Computer {
     /// The identifier.
     #[serde(with = "text")]
+    #[schemars(with = "String")]
     pub id: ComputerId,
     /// What it calls itself.
     pub name: String,
@@ -283,6 +479,9 @@ pub struct Computer {
     pub enrolled: u64,
     /// Until when its certificate holds.
     pub not_after: u64,
+    /// The version of its agent, by its own word; empty until it sent an event.
+    #[serde(default)]
+    pub agent_version: String,
     /// When its agent last sent an event.
     pub last_event: Option<u64>,
     /// Whether it stands on the revocation list.
@@ -290,7 +489,7 @@ pub struct Computer {
 }
 
 /// An entry of the audit trail.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct TrailEntry {
     /// Its number, from 1, without gaps.
     pub seq: u64,
@@ -298,16 +497,20 @@ pub struct TrailEntry {
     pub at: u64,
     /// The computer that signed it; none where the control plane wrote down what it did for somebody.
     #[serde(with = "optional_text", default)]
+    #[schemars(with = "Option<String>")]
     pub computer: Option<ComputerId>,
     /// Whether that computer was revoked by then, so that its word may be somebody else's.
     #[serde(default)]
     pub revoked: bool,
     /// The signed event, or the JSON of an [`Act`].
+    #[schemars(with = "String")]
     pub event: Base64,
     /// The certificate chain of the computer that signed it, for checking its signature.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
     pub chain: Vec<Base64>,
     /// See [`trail_hash`].
+    #[schemars(with = "String")]
     pub hash: Base64,
 }
 
@@ -317,7 +520,7 @@ pub fn trail_hash(previous: &[u8; 32], event: &[u8]) -> [u8; 32] {
 }
 
 /// What happened at the control plane: what an administrator did, or who enrolled with which ticket.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Act {
     /// When.
     pub at: u64,

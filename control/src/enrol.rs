@@ -15,7 +15,9 @@ use gatepass_protocol::statement::{KeyUse, Purpose, Statement, TicketTerms};
 use gatepass_protocol::trust::{Certified, TrustStore};
 
 use crate::admin::{good_name, note, purpose_name};
-use crate::api::{Base64, EnrolAgent, EnrolDevice, Kept, NewEvent, StatementKind, Statements, Waiting, Welcome};
+use crate::api::{
+    Base64, EnrolAgent, EnrolDevice, Kept, NewEvent, Shares, StatementKind, Statements, Waiting, Welcome,
+};
 use crate::problem::Refusal;
 use crate::store::{self, Actor, Db, NewComputer, NewDeviceRequest, NewTicket, Scope, StoreError};
 use crate::{Inner, rng};
@@ -51,6 +53,12 @@ impl Inner {
             }
             use_ticket(db, tenant, &ticket, now)?;
             store::insert_computer(db, tenant, &computer, now)?;
+            store::set_shares(
+                db,
+                tenant,
+                computer.id,
+                &Shares { all_admins: true, all_users: true, ..Shares::default() },
+            )?;
             note(db, tenant, now, "computer enrolled", &computer.id.to_string(), computer.name)
         })?;
         self.welcome(tenant, Vec::new())
@@ -91,7 +99,7 @@ impl Inner {
     }
 
     /// Keeps an event that an enrolled computer signed.
-    pub(crate) fn new_event(&self, new: &NewEvent, now: u64) -> Result<Kept, Refusal> {
+    pub(crate) fn new_event(&self, new: &NewEvent, program: Option<&str>, now: u64) -> Result<Kept, Refusal> {
         let refused = |code| Refusal::Statement { what: "event", code };
         if new.event.0.len() > LARGEST_EVENT {
             return Err(Refusal::TooLarge { limit: LARGEST_EVENT });
@@ -123,7 +131,7 @@ impl Inner {
             if chain.first().is_none_or(|certificate| *certificate != enrolled) {
                 return Err(refused(Code::NotAllowed));
             }
-            store::heard(db, tenant, computer, now)?;
+            store::heard(db, tenant, computer, program.and_then(agent_version), now)?;
             Ok::<_, Refusal>(store::append(db, tenant, Actor::Computer { computer, revoked }, event.bytes(), now)?)
         })?;
         Ok(Kept { seq })
@@ -198,6 +206,13 @@ fn statements(db: &mut dyn Db, tenant: TenantId) -> Result<Statements, StoreErro
         revocation: newest(StatementKind::Revocation)?,
         relays: newest(StatementKind::Relays)?,
     })
+}
+
+/// The version in `gatepass-agent/1.2.3`.
+fn agent_version(program: &str) -> Option<&str> {
+    let version = program.strip_prefix("gatepass-agent/")?.split(' ').next()?;
+    let is_version = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '+');
+    Some(version).filter(|version| (1..=32).contains(&version.len()) && version.chars().all(is_version))
 }
 
 fn claimed(statement: &Bytes) -> Option<Statement> {

@@ -1,30 +1,32 @@
 //! `/api/v1`: from a request to an answer. Bodies are bounded in size and time, and the work, all of which waits for the
-//! disk, runs on a bounded number of threads of its own.
+//! disk, runs on a bounded number of threads of its own. Which addresses there are says [`crate::routes`].
 
+use std::fmt::Display;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
+    IF_NONE_MATCH, USER_AGENT,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use gatepass_protocol::ids::{Serial, TenantId};
+use gatepass_protocol::ids::TenantId;
 
-use crate::api::Waiting;
+use crate::access::{self, Access, Caller};
+use crate::api::{Page, hex};
 use crate::problem::Refusal;
+use crate::routes::{self, FEED};
 use crate::{Control, Inner};
-
-/// What agents and phones send is a few KiB.
-const LARGEST_BODY: usize = 64 * 1024;
-
-/// A list that revokes tens of thousands of computers.
-const LARGEST_STATEMENT: usize = 1024 * 1024;
 
 /// A phone on a bad line sends 2 KiB in less.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,37 +34,133 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request waits for a thread before it is told to come back.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One thing that can be asked for.
-#[derive(Debug, PartialEq, Eq)]
-enum Route {
-    EnrolAgent,
-    EnrolDevice,
-    EnrolledDevice(Serial),
-    NewEvent,
-    Statements(TenantId),
-    Feed,
-    Tenants,
-    NewTenant,
-    NewToken,
-    Tenant(TenantId, Admin),
+/// What an endpoint has to say.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    status: StatusCode,
+    body: Vec<u8>,
 }
 
-/// What an administrator can ask for in a tenant.
-#[derive(Debug, PartialEq, Eq)]
-enum Admin {
-    Status,
-    CaKeys,
-    NewCaKey,
-    Technicians,
-    NewTechnician,
-    Tickets,
-    Devices,
-    PendingDevices,
-    ApproveDevice(Serial),
-    RefuseDevice(Serial),
-    Computers,
-    NewStatement,
-    Events,
+#[cfg(test)]
+impl Answer {
+    pub(crate) fn into_body(self) -> Vec<u8> {
+        self.body
+    }
+
+    pub(crate) fn tag(&self) -> String {
+        tag(&self.body)
+    }
+}
+
+/// A JSON answer.
+pub(crate) fn answer<T: Serialize>(status: StatusCode, body: &T) -> Result<Answer, Refusal> {
+    Ok(Answer { status, body: to_json(body)? })
+}
+
+/// Done, and nothing to say.
+pub(crate) fn done() -> Answer {
+    Answer { status: StatusCode::NO_CONTENT, body: Vec::new() }
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, Refusal> {
+    serde_json::to_vec(value).map_err(|error| Refusal::Fix(format!("the answer can't be written: {error}")))
+}
+
+/// What somebody asks for, once it is clear that they may.
+pub(crate) struct Call<'a> {
+    /// Who asks; none where everybody may.
+    pub(crate) who: Option<Caller>,
+    /// The tenant of the path; where it has none, none that exists.
+    pub(crate) tenant: TenantId,
+    /// What stands at the path's other places.
+    pub(crate) places: Vec<&'a str>,
+    pub(crate) slice: Slice,
+    pub(crate) body: &'a [u8],
+    pub(crate) if_match: Option<&'a str>,
+    /// Which program asks, by its own word.
+    pub(crate) agent: Option<&'a str>,
+    pub(crate) host: Option<&'a str>,
+    pub(crate) now: u64,
+}
+
+impl Call<'_> {
+    /// The identifier at one of the path's places.
+    pub(crate) fn id<T: FromStr>(&self, place: usize) -> Result<T, Refusal> {
+        self.places.get(place).and_then(|text| text.parse().ok()).ok_or(Refusal::NoSuchPage)
+    }
+
+    /// What the body says.
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        serde_json::from_slice(self.body)
+            .map_err(|error| Refusal::Fix(format!("the request is not what is expected here: {error}")))
+    }
+
+    /// Goes on only if what is to be changed still is what the caller saw, where they say what they saw (RFC 9110, If-Match).
+    pub(crate) fn expects<T: Serialize>(&self, current: &T) -> Result<(), Refusal> {
+        let Some(wanted) = self.if_match else { return Ok(()) };
+        let tag = tag(&to_json(current)?);
+        let fits = wanted.split(',').map(str::trim).any(|one| one == "*" || one == tag);
+        if fits { Ok(()) } else { Err(Refusal::Changed) }
+    }
+
+    /// Where the caller called.
+    pub(crate) fn origin(&self) -> &str {
+        self.host.unwrap_or_default()
+    }
+}
+
+/// Which part of a list: `?after=CURSOR&limit=NUMBER`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Slice {
+    pub(crate) after: Vec<u8>,
+    pub(crate) limit: u64,
+}
+
+impl Default for Slice {
+    fn default() -> Slice {
+        Slice { after: Vec::new(), limit: Slice::LARGEST }
+    }
+}
+
+impl Slice {
+    /// As many events as fit into the largest answer that a client takes, were each as large as it may be.
+    const LARGEST: u64 = 200;
+
+    pub(crate) fn of(query: &str) -> Result<Slice, Refusal> {
+        let mut slice = Slice::default();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match key {
+                "after" => slice.after = cursor(value).ok_or_else(|| Refusal::Fix("after is not a cursor".into()))?,
+                "limit" => {
+                    let limit = value.parse::<u64>().map_err(|_| Refusal::Fix("limit is not a number".into()))?;
+                    slice.limit = limit.clamp(1, Slice::LARGEST);
+                }
+                _ => return Err(Refusal::Fix("the only parameters are after and limit".to_owned())),
+            }
+        }
+        Ok(slice)
+    }
+
+    /// One more than is shown, to know whether there is more.
+    pub(crate) fn and_one(&self) -> u64 {
+        self.limit + 1
+    }
+
+    /// The page of what was found, in the order of its identifiers.
+    pub(crate) fn page<T>(&self, mut items: Vec<T>, id: impl Fn(&T) -> &[u8]) -> Page<T> {
+        let is_more = items.len() as u64 > self.limit;
+        items.truncate(usize::try_from(self.limit).unwrap_or(usize::MAX));
+        let next = items.last().filter(|_| is_more).map(|last| hex(id(last)));
+        Page { items, next }
+    }
+}
+
+/// Hexadecimal digits of at most 16 bytes, the longest identifier.
+fn cursor(text: &str) -> Option<Vec<u8>> {
+    let is_whole = text.len() <= 32 && text.len().is_multiple_of(2) && text.is_ascii();
+    let byte = |place| u8::from_str_radix(&text[place..place + 2], 16).ok();
+    (0..text.len()).step_by(2).filter(|_| is_whole).map(byte).collect::<Option<Vec<u8>>>().filter(|_| is_whole)
 }
 
 impl Control {
@@ -79,23 +177,42 @@ impl Control {
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
         let (head, body) = request.into_parts();
-        let route = route(&head.method, head.uri.path()).ok_or(Refusal::NoSuchPage)?;
+        let path = head.uri.path().to_owned();
+        let (endpoint, _, _) = routes::find(&head.method, &path).ok_or(Refusal::NoSuchPage)?;
         let bearer = bearer(&head.headers);
-        if route == Route::Feed {
-            let feed = self.feed(bearer.as_deref().map(String::as_str), head.uri.query().unwrap_or_default()).await?;
-            return json(StatusCode::OK, &feed);
+        let query = head.uri.query().unwrap_or_default();
+        if endpoint.path == FEED {
+            let feed = self.feed(bearer.as_deref().map(String::as_str), query).await?;
+            return Ok(respond(&head.method, &head.headers, answer(StatusCode::OK, &feed)?));
         }
-        let page = Page::of(head.uri.query().unwrap_or_default())?;
-        let mut limit = LARGEST_BODY;
-        if let Route::Tenant(tenant, Admin::NewStatement) = route {
-            // Asked before the body is read: strangers make us hold a few KiB each, and not a megabyte.
-            let bearer = bearer.clone();
-            self.blocking(move |inner| inner.let_administrator_in(tenant, bearer.as_deref().map(String::as_str)))
-                .await?;
-            limit = LARGEST_STATEMENT;
-        }
-        let body = read(body, limit).await?;
-        self.blocking(move |inner| inner.work(route, bearer.as_deref().map(String::as_str), &page, &body, now())).await
+        let slice = Slice::of(query)?;
+        // Asked before the body is read: strangers make us hold a few KiB each, and not a megabyte.
+        let who = {
+            let (path, method) = (path.clone(), head.method.clone());
+            self.blocking(move |inner| inner.let_in(&method, &path, bearer.as_deref().map(String::as_str), now()))
+                .await?
+        };
+        let body = read(body, endpoint.largest).await?;
+        let (method, headers) = (head.method.clone(), head.headers.clone());
+        let answer = self
+            .blocking(move |inner| {
+                let (endpoint, tenant, places) = routes::find(&method, &path).ok_or(Refusal::NoSuchPage)?;
+                let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+                let call = Call {
+                    who,
+                    tenant: tenant_of(tenant)?.unwrap_or(TenantId([0; 16])),
+                    places,
+                    slice,
+                    body: &body,
+                    if_match: text(IF_MATCH),
+                    agent: text(USER_AGENT),
+                    host: text(HOST),
+                    now: now(),
+                };
+                (endpoint.run)(inner, &call)
+            })
+            .await?;
+        Ok(respond(&head.method, &head.headers, answer))
     }
 
     /// Does what waits for the disk on one of a bounded number of threads.
@@ -118,137 +235,30 @@ impl Control {
 }
 
 impl Inner {
-    fn work(
+    /// Whether somebody may ask this.
+    pub(crate) fn let_in(
         &self,
-        route: Route,
+        method: &Method,
+        path: &str,
         bearer: Option<&str>,
-        page: &Page,
-        body: &[u8],
         now: u64,
-    ) -> Result<Response<Full<Bytes>>, Refusal> {
-        let created = StatusCode::CREATED;
-        match route {
-            Route::EnrolAgent => json(created, &self.enrol_agent(&parse(body)?, now)?),
-            Route::EnrolDevice => json(StatusCode::ACCEPTED, &self.enrol_device(&parse(body)?, now)?),
-            Route::EnrolledDevice(request) => match self.enrolled_device(request)? {
-                Some(welcome) => json(StatusCode::OK, &welcome),
-                None => json(StatusCode::ACCEPTED, &Waiting { request_id: request }),
-            },
-            Route::NewEvent => json(created, &self.new_event(&parse(body)?, now)?),
-            Route::Feed => Err(Refusal::NoSuchPage), // answered before, for it waits
-            Route::Statements(tenant) => json(StatusCode::OK, &self.statements(tenant)?),
-            Route::Tenants => {
-                self.let_operator_in(bearer)?;
-                json(StatusCode::OK, &self.tenants()?)
-            }
-            Route::NewTenant => {
-                self.let_operator_in(bearer)?;
-                json(created, &self.new_tenant(&parse(body)?, now)?)
-            }
-            Route::NewToken => {
-                self.let_operator_in(bearer)?;
-                json(created, &self.new_token(&parse(body)?, now)?)
-            }
-            Route::Tenant(tenant, admin) => {
-                self.let_administrator_in(tenant, bearer)?;
-                self.administer(tenant, admin, page, body, now)
-            }
+    ) -> Result<Option<Caller>, Refusal> {
+        let (endpoint, tenant, _) = routes::find(method, path).ok_or(Refusal::NoSuchPage)?;
+        let tenant = tenant_of(tenant)?;
+        if endpoint.access == Access::Everybody {
+            return Ok(None);
         }
+        self.store.read(|db| access::let_in(db, endpoint.access, tenant, bearer, now))
     }
+}
 
-    fn administer(
-        &self,
-        tenant: TenantId,
-        admin: Admin,
-        page: &Page,
-        body: &[u8],
-        now: u64,
-    ) -> Result<Response<Full<Bytes>>, Refusal> {
-        let (ok, created) = (StatusCode::OK, StatusCode::CREATED);
-        match admin {
-            Admin::Status => json(ok, &self.status(tenant, now)?),
-            Admin::CaKeys => json(ok, &self.ca_keys(tenant)?),
-            Admin::NewCaKey => json(created, &self.new_ca_key(tenant, parse(body)?, now)?),
-            Admin::Technicians => json(ok, &self.technicians(tenant)?),
-            Admin::NewTechnician => json(created, &self.new_technician(tenant, parse(body)?, now)?),
-            Admin::Tickets => json(ok, &self.tickets(tenant)?),
-            Admin::Devices => json(ok, &self.devices(tenant)?),
-            Admin::PendingDevices => json(ok, &self.pending_devices(tenant)?),
-            Admin::ApproveDevice(request) => json(created, &self.approve_device(tenant, request, parse(body)?, now)?),
-            Admin::RefuseDevice(request) => json(ok, &self.refuse_device(tenant, request, now)?),
-            Admin::Computers => json(ok, &self.computers(tenant)?),
-            Admin::NewStatement => json(created, &self.new_statement(tenant, parse(body)?, now)?),
-            Admin::Events => json(ok, &self.events(tenant, page.after, page.limit)?),
-        }
-    }
+fn tenant_of(place: Option<&str>) -> Result<Option<TenantId>, Refusal> {
+    place.map(|text| text.parse().map_err(|_| Refusal::NoSuchPage)).transpose()
 }
 
 /// The clock, read once for each request.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
-}
-
-fn route(method: &Method, path: &str) -> Option<Route> {
-    let segments: Vec<&str> = path.strip_prefix("/api/v1/")?.split('/').collect();
-    let (get, post) = (method == Method::GET, method == Method::POST);
-    Some(match *segments {
-        ["enrol", "agent"] if post => Route::EnrolAgent,
-        ["enrol", "device"] if post => Route::EnrolDevice,
-        ["enrol", "device", request] if get => Route::EnrolledDevice(request.parse().ok()?),
-        ["events"] if post => Route::NewEvent,
-        ["feed"] if get => Route::Feed,
-        ["statements", tenant] if get => Route::Statements(tenant.parse().ok()?),
-        ["tenants"] if get => Route::Tenants,
-        ["tenants"] if post => Route::NewTenant,
-        ["tokens"] if post => Route::NewToken,
-        ["tenants", tenant, ref rest @ ..] => {
-            let admin = match *rest {
-                [] if get => Admin::Status,
-                ["ca-keys"] if get => Admin::CaKeys,
-                ["ca-keys"] if post => Admin::NewCaKey,
-                ["technicians"] if get => Admin::Technicians,
-                ["technicians"] if post => Admin::NewTechnician,
-                ["tickets"] if get => Admin::Tickets,
-                ["devices"] if get => Admin::Devices,
-                ["devices", "pending"] if get => Admin::PendingDevices,
-                ["devices", "pending", request, "approve"] if post => Admin::ApproveDevice(request.parse().ok()?),
-                ["devices", "pending", request, "refuse"] if post => Admin::RefuseDevice(request.parse().ok()?),
-                ["computers"] if get => Admin::Computers,
-                ["statements"] if post => Admin::NewStatement,
-                ["events"] if get => Admin::Events,
-                _ => return None,
-            };
-            Route::Tenant(tenant.parse().ok()?, admin)
-        }
-        _ => return None,
-    })
-}
-
-/// Which part of a long list: `?after=NUMBER&limit=NUMBER`.
-#[derive(Debug, PartialEq, Eq)]
-struct Page {
-    after: u64,
-    limit: u64,
-}
-
-impl Page {
-    /// As many events as fit into the largest answer that a client takes, were each as large as it may be.
-    const LARGEST: u64 = 200;
-
-    fn of(query: &str) -> Result<Page, Refusal> {
-        let mut page = Page { after: 0, limit: Page::LARGEST };
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let number = value.parse::<u64>().map_err(|_| Refusal::Fix(format!("{key} is not a number")));
-            match key {
-                // SQLite counts with a sign.
-                "after" => page.after = number?.min(i64::MAX as u64),
-                "limit" => page.limit = number?.clamp(1, Page::LARGEST),
-                _ => return Err(Refusal::Fix("the only parameters are after and limit".to_owned())),
-            }
-        }
-        Ok(page)
-    }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<Zeroizing<String>> {
@@ -265,17 +275,37 @@ async fn read(body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
     }
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body)
-        .map_err(|error| Refusal::Fix(format!("the request is not what is expected here: {error}")))
+/// What stands for a state of something: 128 bits of its hash.
+fn tag(body: &[u8]) -> String {
+    format!("\"{}\"", hex(&Sha256::digest(body)[..16]))
 }
 
-fn json<T: Serialize>(status: StatusCode, answer: &T) -> Result<Response<Full<Bytes>>, Refusal> {
-    let body =
-        serde_json::to_vec(answer).map_err(|error| Refusal::Fix(format!("the answer can't be written: {error}")))?;
+/// Puts an answer on the wire; of one that the client has already, only that it is the same.
+fn respond(method: &Method, asked: &HeaderMap, answer: Answer) -> Response<Full<Bytes>> {
+    let Answer { mut status, mut body } = answer;
+    let is_state = *method == Method::GET && status == StatusCode::OK;
+    let tag = (is_state || *method == Method::PUT).then(|| tag(&body));
+    let known = asked.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).filter(|_| is_state);
+    if let (Some(tag), Some(known)) = (&tag, known)
+        && known.split(',').map(str::trim).any(|one| one == tag)
+    {
+        (status, body) = (StatusCode::NOT_MODIFIED, Vec::new());
+    }
+    let is_empty = body.is_empty();
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    let headers = response.headers_mut();
+    if !is_empty {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(tag) = tag.and_then(|tag| HeaderValue::from_str(&tag).ok()) {
+        headers.insert(ETAG, tag);
+    }
+    response
+}
+
+/// A name or identifier that there is none of.
+pub(crate) fn missing(what: &'static str, name: impl Display) -> Refusal {
+    Refusal::Missing { what, name: name.to_string() }
 }

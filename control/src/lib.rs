@@ -13,12 +13,16 @@
 //! [`Control`] is cheap to clone. The server hands it every request under `/api/v1/`, asks [`Control::trust`] for each
 //! connection, and publishes what [`Control::news`] tells.
 
+mod access;
 mod admin;
 pub mod api;
 mod enrol;
 mod feed;
 mod http;
+mod openapi;
+mod people;
 mod problem;
+mod routes;
 mod store;
 mod token;
 mod trust;
@@ -35,15 +39,15 @@ use rand_core::{CryptoRng, UnwrapErr};
 use tokio::sync::{Semaphore, broadcast, watch};
 use zeroize::Zeroizing;
 
-use gatepass_protocol::ids::TenantId;
+use gatepass_protocol::ids::{Serial, TenantId};
 use gatepass_protocol::statement::Kind;
 use gatepass_protocol::trust::TrustStore;
 
 pub use problem::Refusal;
 pub use store::{Database, Reason, StoreError};
 
-use api::StatementKind;
-use store::{Db, Owner, Scope, Store};
+use api::{Role, StatementKind, Token};
+use store::{Db, Scope, Store};
 use trust::Trust;
 
 /// The file beside a new database with the token that creates tenants.
@@ -122,7 +126,7 @@ impl Control {
     /// `tokens`, for its owner only.
     pub fn connect(database: &Database, tokens: &Path) -> Result<Control, OpenError> {
         let store = Store::open(database)?;
-        if store.read(|db| store::token_hashes(db, Owner::Operator))?.is_empty() {
+        if !store.read(store::has_operator)? {
             make_operator(&store, &tokens.join(OPERATOR_TOKEN_FILE))?;
         }
         let relay_token = relay_token(&tokens.join(RELAY_TOKEN_FILE))?;
@@ -195,8 +199,8 @@ impl Control {
     pub fn in_force(&self) -> Result<Vec<News>, StoreError> {
         self.inner.store.read(|db| {
             let mut news = Vec::new();
-            for tenant in store::tenants(db)? {
-                news.extend(in_force(db, tenant.id)?);
+            for (tenant, _) in store::revisions(db)? {
+                news.extend(in_force(db, tenant)?);
             }
             Ok(news)
         })
@@ -237,9 +241,17 @@ fn rng() -> impl CryptoRng {
 
 /// Writes the operator's token. The file comes first: a token in the database that nobody has would lock everybody out.
 fn make_operator(store: &Store, path: &Path) -> Result<(), OpenError> {
-    let (token, hash) = token::new();
-    write_token(path, &token)?;
-    store.write(Scope::Operator, |db| store::insert_token(db, Owner::Operator, &hash, http::now()))?;
+    let (secret, hash) = token::new();
+    write_token(path, &secret)?;
+    let token = Token {
+        id: Serial::random(&mut rng()),
+        name: OPERATOR_TOKEN_FILE.to_owned(),
+        role: Role::Operator,
+        technician: None,
+        created: http::now(),
+        expires: None,
+    };
+    store.write(Scope::Operator, |db| store::insert_token(db, None, &token, &hash))?;
     Ok(())
 }
 
@@ -272,5 +284,7 @@ fn write_token(path: &Path, token: &str) -> Result<(), OpenError> {
         .map_err(|source| OpenError::Token { path: path.to_owned(), source })
 }
 
+#[cfg(test)]
+mod matrix;
 #[cfg(test)]
 mod tests;

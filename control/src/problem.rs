@@ -7,6 +7,7 @@ use hyper::{Response, StatusCode};
 
 use gatepass_protocol::Code;
 
+use crate::access::Role;
 use crate::store::StoreError;
 
 /// Why a request was not carried out. Nothing was changed then.
@@ -25,6 +26,18 @@ pub enum Refusal {
     /// Send the relays' token.
     #[error("the token is missing, or not the relays': use relay.token, which the server wrote into its state folder")]
     RelaysOnly,
+    /// Ask for a new token.
+    #[error("this token has expired; ask for a new one")]
+    TokenExpired,
+    /// Ask somebody with another role.
+    #[error("the role {role} may not do this; ask an administrator of the tenant")]
+    NotAllowed {
+        /// The token's role.
+        role: Role,
+    },
+    /// Fetch it again, and decide again.
+    #[error("it was changed by somebody else since you looked, and is left as it is; look again")]
+    Changed,
     /// Correct the address.
     #[error("there is nothing at this address for this method")]
     NoSuchPage,
@@ -99,6 +112,9 @@ impl Refusal {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Refusal::SignIn | Refusal::OperatorOnly | Refusal::RelaysOnly => "sign-in",
+            Refusal::TokenExpired => "token-expired",
+            Refusal::NotAllowed { .. } => "not-allowed",
+            Refusal::Changed => "changed",
             Refusal::NoSuchPage => "no-such-page",
             Refusal::Fix(_) => "fix",
             Refusal::TooLarge { .. } => "too-large",
@@ -120,7 +136,11 @@ impl Refusal {
 
     fn status(&self) -> StatusCode {
         match self {
-            Refusal::SignIn | Refusal::OperatorOnly | Refusal::RelaysOnly => StatusCode::UNAUTHORIZED,
+            Refusal::SignIn | Refusal::OperatorOnly | Refusal::RelaysOnly | Refusal::TokenExpired => {
+                StatusCode::UNAUTHORIZED
+            }
+            Refusal::NotAllowed { .. } => StatusCode::FORBIDDEN,
+            Refusal::Changed => StatusCode::PRECONDITION_FAILED,
             Refusal::NoSuchPage | Refusal::Missing { .. } => StatusCode::NOT_FOUND,
             Refusal::Fix(_) => StatusCode::BAD_REQUEST,
             Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -163,7 +183,7 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match self {
-            Refusal::SignIn | Refusal::OperatorOnly | Refusal::RelaysOnly => {
+            _ if status == StatusCode::UNAUTHORIZED => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
             }
             _ if status == StatusCode::SERVICE_UNAVAILABLE => {

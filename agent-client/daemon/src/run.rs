@@ -101,7 +101,8 @@ async fn enrolled(config: &Config) -> anyhow::Result<Identity> {
 fn assemble(config: Config, identity: Identity, fault: Arc<dyn Fault>) -> anyhow::Result<Arc<Agent>> {
     let tls = identity.tls()?;
     let proxies = config.relay.proxies()?;
-    let http = Http::new(&identity.url, tls.clone(), proxies.clone())?;
+    let http = Http::new(&identity.url, tls.clone(), proxies.clone())?
+        .with_program(concat!("gatepass-agent/", env!("CARGO_PKG_VERSION")));
     let trust = Trust::load(&identity, &config.state, http.clone());
     let audit = Audit::open(&config.state, &identity, http).context("the spool of the audit trail")?;
     let accounts = provider(&config)?;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::Args;
 use serde_json::json;
 
-use gatepass_control::api::{Act, Computer, Status, Technician, TrailEntry, hex, is_unprintable, trail_hash};
+use gatepass_control::api::{Act, Computer, Page, Status, Technician, TrailEntry, hex, trail_hash};
 use gatepass_protocol::event::Event;
 use gatepass_protocol::ids::ComputerId;
 use gatepass_protocol::keys::PublicKey;
@@ -23,15 +23,12 @@ use crate::{say, show};
 /// What one request brings at most.
 const PAGE: usize = 200;
 
-/// Show the audit trail, and check that nothing is missing from it
+/// Show the audit trail, and check that nothing is missing from it; with --json one object a line
 #[derive(Args)]
 pub(crate) struct Audit {
     /// Show only the last entries; 0: all of them, from the first on
     #[arg(long, default_value_t = 100, value_name = "NUMBER")]
     last: u64,
-    /// One JSON object a line, with all that is known
-    #[arg(long)]
-    json: bool,
 }
 
 /// Names for identifiers.
@@ -43,8 +40,8 @@ struct Names {
 impl Audit {
     pub(crate) async fn run(self, profile: &Path) -> Result<()> {
         let session = Session::open(profile)?;
-        let computers: Vec<Computer> = session.get("/computers").await?;
-        let technicians: Vec<Technician> = session.get("/technicians").await?;
+        let computers: Vec<Computer> = session.list("/computers").await?;
+        let technicians: Vec<Technician> = session.list("/technicians").await?;
         let names = Names {
             computers: computers.into_iter().map(|one| (one.id.to_string(), one.name)).collect(),
             technicians: technicians.into_iter().map(|one| (one.id.to_string(), one.name)).collect(),
@@ -56,21 +53,22 @@ impl Audit {
         let mut previous: Option<[u8; 32]> = (after == 0).then_some([0; 32]);
         let mut signers = Signers { trust: session.profile.trust()?, keys: HashMap::new(), sequences: HashMap::new() };
         loop {
-            let page: Vec<TrailEntry> = session.get(&format!("/events?after={after}&limit={PAGE}")).await?;
-            for entry in &page {
+            let cursor = hex(&after.to_be_bytes());
+            let page: Page<TrailEntry> = session.get(&format!("/events?after={cursor}&limit={PAGE}")).await?;
+            for entry in &page.items {
                 check(entry, after, previous)?;
                 let gap = signers.check(entry)?;
                 (after, previous) = (entry.seq, entry.hash.0[..].try_into().ok());
                 if entry.seq >= shown_from {
-                    say(&if self.json { in_json(entry, &names) } else { in_words(entry, &names) })?;
-                    if let Some(gap) = gap.filter(|_| !self.json) {
+                    say(&if show::is_json() { in_json(entry, &names) } else { in_words(entry, &names) })?;
+                    if let Some(gap) = gap.filter(|_| !show::is_json()) {
                         say(&format!(
                             "        before this, {gap} of its events are missing: withheld, or still to come"
                         ))?;
                     }
                 }
             }
-            if page.len() < PAGE {
+            if page.next.is_none() {
                 break;
             }
         }
@@ -178,19 +176,7 @@ fn in_json(entry: &TrailEntry, names: &Names) -> String {
         line["to"] = act.to.into();
         line["detail"] = act.detail.into();
     }
-    escape(&line.to_string())
-}
-
-/// In JSON whatever could do something to a terminal stands only inside strings, and may be written as an escape there.
-fn escape(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    for character in json.chars() {
-        match u16::try_from(u32::from(character)) {
-            Ok(code) if is_unprintable(character) => text.push_str(&format!("\\u{code:04x}")),
-            _ => text.push(character),
-        }
-    }
-    text
+    show::escape(&line.to_string())
 }
 
 fn event(entry: &TrailEntry) -> Option<Event> {

@@ -99,7 +99,7 @@ async fn add(mut session: Session, pem: &Path, name: Option<String>) -> Result<(
     let sealed_name = || files::read_secret(&sealed, "the sealed CA key").ok().and_then(|text| vault::name(&text).ok());
     let stem = || pem.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let new = NewCaKey { name: name.or_else(sealed_name).unwrap_or_else(stem), pem: public.to_pem() };
-    let known: Vec<CaKey> = session.get("/ca-keys").await?;
+    let known: Vec<CaKey> = session.list("/ca-keys").await?;
     let kid = public.key().kid();
     if !known.iter().any(|key| key.kid == kid) {
         let _: CaKey = session.post("/ca-keys", &new).await?;
@@ -116,13 +116,13 @@ async fn add(mut session: Session, pem: &Path, name: Option<String>) -> Result<(
 
 async fn list(session: &Session) -> Result<()> {
     let trust = session.profile.trust()?;
-    let keys: Vec<CaKey> = session.get("/ca-keys").await?;
+    let keys: Vec<CaKey> = session.list("/ca-keys").await?;
     let row = |key: &CaKey| {
         let believed = trust.cas().any(|ca| ca.key().kid() == key.kid && ca.to_pem() == key.pem);
         let believed = if believed { "yes" } else { "no" };
         vec![hex(&key.kid.0), key.name.clone(), show::time(key.added), believed.to_owned()]
     };
-    say(show::table(&["KEY", "NAME", "ADDED", "BELIEVED HERE"], &keys.iter().map(row).collect::<Vec<_>>()).trim_end())
+    show::list(&["KEY", "NAME", "ADDED", "BELIEVED HERE"], &keys, row)
 }
 
 impl Unlock {

@@ -60,7 +60,7 @@ pub(crate) async fn run(command: Command, profile: &Path) -> Result<()> {
 }
 
 async fn list(session: &Session) -> Result<()> {
-    let devices: Vec<Device> = session.get("/devices").await?;
+    let devices: Vec<Device> = session.list("/devices").await?;
     let row = |device: &Device| {
         let state = if device.revoked {
             "revoked"
@@ -72,24 +72,22 @@ async fn list(session: &Session) -> Result<()> {
         let (approved, until) = (show::time(device.approved), show::time(device.not_after));
         vec![device.id.to_string(), device.technician.clone(), device.name.clone(), state.to_owned(), approved, until]
     };
-    let rows: Vec<_> = devices.iter().map(row).collect();
-    say(show::table(&["DEVICE", "TECHNICIAN", "NAME", "STATE", "APPROVED", "UNTIL"], &rows).trim_end())
+    show::list(&["DEVICE", "TECHNICIAN", "NAME", "STATE", "APPROVED", "UNTIL"], &devices, row)
 }
 
 async fn pending(session: &Session) -> Result<()> {
     let trust = session.trust().await?;
-    let waiting: Vec<PendingDevice> = session.get("/devices/pending").await?;
+    let waiting: Vec<PendingDevice> = session.list("/devices/pending").await?;
     let row = |pending: &PendingDevice| {
         let fingerprint =
             verified(&trust, pending).map_or_else(|_| "does not verify".to_owned(), |request| fingerprint(&request));
         vec![pending.request.to_string(), pending.name.clone(), show::time(pending.asked), fingerprint]
     };
-    let rows: Vec<_> = waiting.iter().map(row).collect();
-    say(show::table(&["REQUEST", "NAME", "ASKED", "FINGERPRINT"], &rows).trim_end())
+    show::list(&["REQUEST", "NAME", "ASKED", "FINGERPRINT"], &waiting, row)
 }
 
 async fn refuse(session: &Session, request: &str) -> Result<()> {
-    let waiting: Vec<PendingDevice> = session.get("/devices/pending").await?;
+    let waiting: Vec<PendingDevice> = session.list("/devices/pending").await?;
     let path = format!("/devices/pending/{}/refuse", pick(request, &waiting)?.request);
     let refused: PendingDevice = session.post(&path, &()).await?;
     say(&format!("the request {} of \"{}\" is refused", refused.request, show::clean(&refused.name)))
@@ -102,7 +100,7 @@ impl Approve {
         if trust.is_revoked(technician.id.as_bytes()) {
             bail!("the technician \"{}\" is revoked", self.technician);
         }
-        let waiting: Vec<PendingDevice> = session.get("/devices/pending").await?;
+        let waiting: Vec<PendingDevice> = session.list("/devices/pending").await?;
         let pending = pick(&self.request, &waiting)?;
         let request = verified(&trust, pending)?;
         let shown = fingerprint(&request);

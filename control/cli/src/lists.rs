@@ -1,4 +1,4 @@
-//! The short ones: technicians, computers, relays, and the tenant at a glance.
+//! The short ones: computers, relays, and the tenant at a glance.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::Subcommand;
 
 use gatepass_client::{Endpoint, edge};
-use gatepass_control::api::{Computer, Named, Status, Technician};
+use gatepass_control::api::{Computer, Status};
 use gatepass_protocol::ids::Serial;
 use gatepass_protocol::statement::{Draft, RelayEntry, RelayTerms};
 
@@ -15,25 +15,6 @@ use crate::{ca, say, show};
 
 /// Lists are signed to hold until the next one; what ages is a revocation list, which says itself when the next is due.
 pub(crate) const FOR_TEN_YEARS: u64 = 3650 * 86_400;
-
-/// Add and list technicians
-#[derive(Subcommand)]
-pub(crate) enum Technicians {
-    /// Add a technician
-    Add {
-        /// A short name: it becomes part of account names, as in gp-alex
-        name: String,
-    },
-    /// List technicians
-    List,
-}
-
-/// List computers
-#[derive(Subcommand)]
-pub(crate) enum Computers {
-    /// List enrolled computers
-    List,
-}
 
 /// Show and set where the relays are
 #[derive(Subcommand)]
@@ -50,27 +31,10 @@ pub(crate) enum Relays {
     },
 }
 
-pub(crate) async fn technicians(command: Technicians, profile: &Path) -> Result<()> {
-    let session = Session::open(profile)?;
-    match command {
-        Technicians::Add { name } => {
-            let technician: Technician = session.post("/technicians", &Named { name }).await?;
-            // From now on this machine knows who that name is.
-            session.technicians().await?;
-            say(&format!("technician {} ({})", technician.name, technician.id))
-        }
-        Technicians::List => {
-            let technicians = session.technicians().await?;
-            let row = |one: &Technician| vec![one.name.clone(), one.id.to_string(), show::time(one.added)];
-            say(show::table(&["NAME", "TECHNICIAN", "ADDED"], &technicians.iter().map(row).collect::<Vec<_>>())
-                .trim_end())
-        }
-    }
-}
-
 pub(crate) async fn computers(profile: &Path) -> Result<()> {
     let session = Session::open(profile)?;
-    let computers: Vec<Computer> = session.get("/computers").await?;
+    let mut computers: Vec<Computer> = session.list("/computers").await?;
+    computers.sort_by(|one, other| one.name.cmp(&other.name));
     let row = |one: &Computer| {
         let state = if one.revoked {
             "revoked"
@@ -81,10 +45,17 @@ pub(crate) async fn computers(profile: &Path) -> Result<()> {
         };
         let heard = one.last_event.map_or_else(|| "never".to_owned(), show::time);
         let name = if one.domain.is_empty() { one.name.clone() } else { format!("{}.{}", one.name, one.domain) };
-        vec![one.id.to_string(), name, one.os.clone(), one.tags.join(" "), state.to_owned(), heard]
+        vec![
+            one.id.to_string(),
+            name,
+            one.os.clone(),
+            one.tags.join(" "),
+            state.to_owned(),
+            heard,
+            one.agent_version.clone(),
+        ]
     };
-    let rows: Vec<_> = computers.iter().map(row).collect();
-    say(show::table(&["COMPUTER", "NAME", "SYSTEM", "TAGS", "STATE", "LAST EVENT"], &rows).trim_end())
+    show::list(&["COMPUTER", "NAME", "SYSTEM", "TAGS", "STATE", "LAST EVENT", "AGENT"], &computers, row)
 }
 
 pub(crate) async fn relays(command: Relays, profile: &Path) -> Result<()> {
@@ -94,7 +65,7 @@ pub(crate) async fn relays(command: Relays, profile: &Path) -> Result<()> {
         Relays::List => {
             let relays = trust.relays().map(|list| list.terms().relays.as_slice()).unwrap_or_default();
             let row = |relay: &RelayEntry| vec![relay.index.to_string(), relay.url.clone()];
-            say(show::table(&["INDEX", "RELAY"], &relays.iter().map(row).collect::<Vec<_>>()).trim_end())
+            show::list(&["INDEX", "RELAY"], relays, row)
         }
         Relays::Set { urls, unlock } => {
             let entry = |(index, url): (usize, &String)| {
@@ -139,6 +110,9 @@ pub(crate) fn list_draft(session: &Session, epoch: u64) -> Draft {
 pub(crate) async fn status(profile: &Path) -> Result<()> {
     let session = Session::open(profile)?;
     let status: Status = session.get("").await?;
+    if show::is_json() {
+        return show::value(&status);
+    }
     let drift = status.time.abs_diff(edge::now());
     let clock =
         if drift > 60 { format!("  (its clock and this one differ by {drift} seconds)") } else { String::new() };

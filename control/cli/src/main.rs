@@ -11,6 +11,7 @@ mod files;
 mod keys;
 mod lists;
 mod password;
+mod people;
 mod policy;
 mod policy_file;
 mod profile;
@@ -25,10 +26,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use profile::Profile;
+use session::Session;
 
 /// Administer a Gatepass tenant: its CA keys, people, computers, phones, policy and audit trail
 #[derive(Parser)]
@@ -37,6 +39,9 @@ struct Arguments {
     /// The profile: server, tenant, token file [default: ~/.config/gatepass/profile.toml]
     #[arg(long, global = true, value_name = "FILE")]
     profile: Option<PathBuf>,
+    /// Print what is listed or shown as JSON
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -60,18 +65,27 @@ enum Command {
     /// Make, add and list CA keys
     #[command(subcommand)]
     Ca(ca::Command),
-    /// Add and list technicians, the people who may approve
+    /// Add, list and delegate the operator's people, as the operator of a server
     #[command(subcommand)]
-    Technician(lists::Technicians),
+    Person(people::People),
+    /// Add, change and list technicians, the people who may approve
+    #[command(subcommand)]
+    Technician(people::Technicians),
+    /// Make, change and list groups of technicians
+    #[command(subcommand)]
+    Group(people::Groups),
+    /// Make, list and remove tokens for the API, each with a role and an end
+    #[command(subcommand)]
+    Token(people::Tokens),
     /// Make and list enrolment tickets for computers and phones
     #[command(subcommand)]
     Ticket(ticket::Command),
     /// List phones, and approve those that wait
     #[command(subcommand)]
     Device(device::Command),
-    /// List computers
+    /// List computers, and share them
     #[command(subcommand)]
-    Computer(lists::Computers),
+    Computer(Computers),
     /// Show, check and set the policy: who may have what, where and how
     #[command(subcommand)]
     Policy(policy::Command),
@@ -86,6 +100,25 @@ enum Command {
     Status,
     /// After a server was restored from a backup: give it the newest policy and lists that this machine has seen
     Resend,
+    /// Print completions for a shell: bash, zsh, fish, elvish, powershell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// List computers, and share them
+#[derive(Subcommand)]
+enum Computers {
+    /// List enrolled computers
+    List,
+    /// Share a computer with these, and nobody else any more
+    Share(people::Share),
+    /// Show with whom a computer is shared
+    Shares {
+        /// The computer's name or identifier
+        computer: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -121,16 +154,29 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
+    show::in_json(arguments.json);
+    if let Command::Completions { shell } = arguments.command {
+        clap_complete::generate(shell, &mut Arguments::command(), "gatepass", &mut std::io::stdout());
+        return Ok(());
+    }
     let profile = arguments.profile.map_or_else(Profile::default_path, Ok)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("can't start")?;
     runtime.block_on(async {
         match arguments.command {
             Command::Tenant(command) => tenant::run(command, &profile).await,
             Command::Ca(command) => ca::run(command, &profile).await,
-            Command::Technician(command) => lists::technicians(command, &profile).await,
+            Command::Person(command) => people::people(command).await,
+            Command::Technician(command) => people::technicians(command, &profile).await,
+            Command::Group(command) => people::groups(command, &profile).await,
+            Command::Token(command) => people::tokens(command, &profile).await,
             Command::Ticket(command) => ticket::run(command, &profile).await,
             Command::Device(command) => device::run(command, &profile).await,
-            Command::Computer(lists::Computers::List) => lists::computers(&profile).await,
+            Command::Computer(Computers::List) => lists::computers(&profile).await,
+            Command::Computer(Computers::Share(share)) => share.run(&Session::open(&profile)?).await,
+            Command::Computer(Computers::Shares { computer }) => {
+                people::shares(&Session::open(&profile)?, &computer).await
+            }
+            Command::Completions { .. } => Ok(()),
             Command::Policy(command) => policy::run(command, &profile).await,
             Command::Relay(command) => lists::relays(command, &profile).await,
             Command::Revoke(revoke) => revoke.run(&profile).await,

@@ -40,7 +40,7 @@ pub(crate) async fn run(command: Command, profile: &Path) -> Result<()> {
     }
     let session = Session::open(profile)?;
     let directory =
-        Directory { technicians: session.technicians().await?, computers: session.get("/computers").await? };
+        Directory { technicians: session.technicians().await?, computers: session.list("/computers").await? };
     match command {
         Command::Example => Ok(()),
         Command::Show => {

@@ -1,7 +1,16 @@
+use gatepass_control::api::Role;
+
 use super::*;
 
 fn directory() -> Directory {
-    let technician = |name: &str, id| Technician { id: TechnicianId([id; 16]), name: name.into(), added: 0 };
+    let technician = |name: &str, id| Technician {
+        id: TechnicianId([id; 16]),
+        name: name.into(),
+        email: String::new(),
+        role: Role::Technician,
+        delegated: false,
+        added: 0,
+    };
     let computer = |name: &str, id| Computer {
         id: ComputerId([id; 16]),
         name: name.into(),
@@ -10,6 +19,7 @@ fn directory() -> Directory {
         tags: Vec::new(),
         enrolled: 0,
         not_after: 0,
+        agent_version: String::new(),
         last_event: None,
         revoked: false,
     };

@@ -119,13 +119,13 @@ impl What {
     async fn name(&self, session: &Session) -> Result<Option<(Serial, String)>> {
         let (id, what) = match self {
             What::Device { id } => {
-                let known: Vec<Device> = session.get("/devices").await?;
+                let known: Vec<Device> = session.list("/devices").await?;
                 let id: DeviceId = id.parse().with_context(|| format!("{id:?}; see 'gatepass device list'"))?;
                 let found = known.iter().find(|one| one.id == id);
                 (id.0, label("device", id, found.map(|one| format!("{} of {}", one.name, one.technician)))?)
             }
             What::Computer { id } => {
-                let known: Vec<Computer> = session.get("/computers").await?;
+                let known: Vec<Computer> = session.list("/computers").await?;
                 let mut found = known.iter().filter(|one| one.id.to_string() == *id || one.name == *id);
                 match (found.next(), found.next()) {
                     (Some(_), Some(_)) => bail!("several computers are called \"{id}\"; give the identifier"),
@@ -141,13 +141,13 @@ impl What {
                 (technician.id.0, format!("technician {name}"))
             }
             What::Ticket { id } => {
-                let known: Vec<Ticket> = session.get("/tickets").await?;
+                let known: Vec<Ticket> = session.list("/tickets").await?;
                 let id: Serial = id.parse().with_context(|| format!("{id:?}; see 'gatepass ticket list'"))?;
                 let found = known.iter().find(|one| one.serial == id);
                 (id.0, label("ticket", id, found.map(|one| format!("for {}", one.purpose)))?)
             }
             What::Ca { key } => {
-                let known: Vec<CaKey> = session.get("/ca-keys").await?;
+                let known: Vec<CaKey> = session.list("/ca-keys").await?;
                 let found = known.iter().find(|one| hex(&one.kid.0) == *key);
                 let found = found.with_context(|| format!("there is no CA key {key:?}; see 'gatepass ca list'"))?;
                 let public = CaPublic::from_pem(&found.pem)?;

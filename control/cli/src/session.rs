@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
+use hyper::Method;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use gatepass_client::{Http, Proxies, Tls, edge};
-use gatepass_control::api::{Base64, InForce, NewStatement, Statements, Technician};
+use gatepass_control::api::{Base64, InForce, NewStatement, Page, Statements, Technician};
 use gatepass_protocol::Code;
 use gatepass_protocol::ids::TenantId;
 use gatepass_protocol::signed::Signed;
@@ -56,6 +57,22 @@ impl Session {
         Ok(self.http.get_json(&self.path(what)).await?)
     }
 
+    /// All of a list of the tenant.
+    pub(crate) async fn list<T: DeserializeOwned>(&self, what: &str) -> Result<Vec<T>> {
+        list(&self.http, &self.path(what)).await
+    }
+
+    /// PUT something in the place of what is there.
+    pub(crate) async fn put<Q: Serialize, A: DeserializeOwned>(&self, what: &str, question: &Q) -> Result<A> {
+        Ok(self.http.send_json(Method::PUT, &self.path(what), question).await?.json()?)
+    }
+
+    /// DELETE something of the tenant.
+    pub(crate) async fn delete(&self, what: &str) -> Result<()> {
+        self.http.request(Method::DELETE, &self.path(what), None).await?;
+        Ok(())
+    }
+
     /// POST something to the tenant.
     pub(crate) async fn post<Q: Serialize, A: DeserializeOwned>(&self, what: &str, question: &Q) -> Result<A> {
         Ok(self.http.post_json(&self.path(what), question).await?)
@@ -82,7 +99,8 @@ impl Session {
 
     /// The tenant's technicians. A name that suddenly means somebody else is noticed.
     pub(crate) async fn technicians(&self) -> Result<Vec<Technician>> {
-        let technicians: Vec<Technician> = self.get("/technicians").await?;
+        let mut technicians: Vec<Technician> = self.list("/technicians").await?;
+        technicians.sort_by(|one, other| one.name.cmp(&other.name));
         let mut seen = self.seen()?;
         for technician in &technicians {
             let known = seen.technicians.entry(technician.name.clone()).or_insert_with(|| technician.id.to_string());
@@ -167,6 +185,21 @@ impl Session {
 
     fn seen_path(&self) -> PathBuf {
         self.profile_path.with_extension("seen.json")
+    }
+}
+
+/// All of a list, page by page.
+pub(crate) async fn list<T: DeserializeOwned>(http: &Http, path: &str) -> Result<Vec<T>> {
+    let (mut all, mut after) = (Vec::new(), String::new());
+    loop {
+        let page: Page<T> = http.get_json(&format!("{path}?after={after}")).await?;
+        all.extend(page.items);
+        match page.next {
+            // A server that leads round in a circle is left.
+            Some(next) if next > after => after = next,
+            Some(_) => bail!("the server's list {path} has no end"),
+            None => return Ok(all),
+        }
     }
 }
 

@@ -1,13 +1,58 @@
 //! What a person sees: columns that line up, times in UTC, and nothing that does something to the terminal.
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
+
+use anyhow::Result;
+use serde::Serialize;
 
 use gatepass_control::api::is_unprintable;
+
+use crate::say;
 
 /// The text without characters that would do something to the terminal. Names come from phones and computers that may be
 /// in anybody's hands.
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|character| if is_unprintable(character) { '\u{fffd}' } else { character }).collect()
+}
+
+/// Whether `--json` was given: set once, when the program starts.
+static JSON: OnceLock<bool> = OnceLock::new();
+
+/// From now on lists are JSON, or not.
+pub(crate) fn in_json(json: bool) {
+    let _ = JSON.set(json);
+}
+
+/// Whether lists are JSON.
+pub(crate) fn is_json() -> bool {
+    JSON.get().copied().unwrap_or(false)
+}
+
+/// Prints a list: as a table, or as the JSON that the server sent.
+pub(crate) fn list<T: Serialize>(headings: &[&str], items: &[T], row: impl Fn(&T) -> Vec<String>) -> Result<()> {
+    if is_json() {
+        return value(&items);
+    }
+    say(table(headings, &items.iter().map(row).collect::<Vec<_>>()).trim_end())
+}
+
+/// Prints JSON.
+pub(crate) fn value<T: Serialize>(value: &T) -> Result<()> {
+    say(&escape(&serde_json::to_string_pretty(value)?))
+}
+
+/// In JSON whatever could do something to a terminal stands only inside strings, and may be written as an escape there. The
+/// line breaks between them stay.
+pub(crate) fn escape(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        match u16::try_from(u32::from(character)) {
+            Ok(code) if is_unprintable(character) && character != '\n' => text.push_str(&format!("\\u{code:04x}")),
+            _ => text.push(character),
+        }
+    }
+    text
 }
 
 /// Rows under their headings, each column as wide as its widest cell; every cell is cleaned.

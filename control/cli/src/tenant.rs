@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 
 use gatepass_client::{Http, Proxies, Tls};
-use gatepass_control::api::{Named, NewToken, Tenant, TenantCreated};
+use gatepass_control::api::{Named, NewToken, Role, Tenant, TenantCreated, TokenCreated};
 
 use crate::profile::Profile;
-use crate::{files, say, show};
+use crate::{files, say, session, show};
 
 /// Create and list tenants, as the operator of a server
 #[derive(Subcommand)]
@@ -56,6 +56,12 @@ pub(crate) struct Token {
     /// Where to write the token
     #[arg(long, value_name = "FILE")]
     token_file: PathBuf,
+    /// What it is for, in words
+    #[arg(long, default_value = "administrator")]
+    label: String,
+    /// After how many days it ends
+    #[arg(long, default_value_t = 365)]
+    days: u64,
 }
 
 pub(crate) async fn run(command: Command, profile_path: &Path) -> Result<()> {
@@ -67,9 +73,9 @@ pub(crate) async fn run(command: Command, profile_path: &Path) -> Result<()> {
 }
 
 async fn list(operator: &Operator) -> Result<()> {
-    let tenants: Vec<Tenant> = operator.http()?.get_json("/api/v1/tenants").await?;
+    let tenants: Vec<Tenant> = session::list(&operator.http()?, "/api/v1/tenants").await?;
     let row = |one: &Tenant| vec![one.id.to_string(), one.name.clone(), show::time(one.created)];
-    say(show::table(&["TENANT", "NAME", "CREATED"], &tenants.iter().map(row).collect::<Vec<_>>()).trim_end())
+    show::list(&["TENANT", "NAME", "CREATED"], &tenants, row)
 }
 
 async fn make(create: Create, profile_path: &Path) -> Result<()> {
@@ -114,12 +120,12 @@ impl Token {
             bail!("{} is there already and is not overwritten", self.token_file.display());
         }
         let http = self.operator.http()?;
-        let tenants: Vec<Tenant> = http.get_json("/api/v1/tenants").await?;
-        let named = |one: &&Tenant| one.name == self.tenant || one.id.to_string() == self.tenant;
-        let found = tenants.iter().find(named).with_context(|| format!("there is no tenant \"{}\"", self.tenant))?;
+        let found = find(&http, &self.tenant).await?;
         make_folder(&self.token_file)?;
-        let made: TenantCreated = http.post_json("/api/v1/tokens", &NewToken { tenant: found.id }).await?;
-        files::write_secret(&self.token_file, &made.token)?;
+        let new = NewToken { name: self.label, role: Role::TenantAdmin, technician: None, days: self.days };
+        let path = format!("/api/v1/tenants/{}/administrators", found.id);
+        let made: TokenCreated = http.post_json(&path, &new).await?;
+        files::write_secret(&self.token_file, &made.secret)?;
         say(&format!(
             "{}  a token that administers \"{}\": put it where the profile's token_file is",
             self.token_file.display(),
@@ -128,8 +134,15 @@ impl Token {
     }
 }
 
+/// The tenant of that name or identifier.
+pub(crate) async fn find(http: &Http, wanted: &str) -> Result<Tenant> {
+    let tenants: Vec<Tenant> = session::list(http, "/api/v1/tenants").await?;
+    let found = tenants.into_iter().find(|one| one.name == wanted || one.id.to_string() == wanted);
+    found.with_context(|| format!("there is no tenant \"{wanted}\""))
+}
+
 impl Operator {
-    fn http(&self) -> Result<Http> {
+    pub(crate) fn http(&self) -> Result<Http> {
         let token = files::read_secret(&self.operator_token_file, "the operator's token file")?;
         let pem =
             self.server_ca.as_deref().map(|path| files::read_public(path, "the server's certificate")).transpose()?;

@@ -113,7 +113,7 @@ async fn make(session: &Session, new: New) -> Result<()> {
 }
 
 async fn list(session: &Session) -> Result<()> {
-    let tickets: Vec<api::Ticket> = session.get("/tickets").await?;
+    let tickets: Vec<api::Ticket> = session.list("/tickets").await?;
     let row = |ticket: &api::Ticket| {
         let used = format!("{} of {}", ticket.used, ticket.uses);
         vec![
@@ -124,6 +124,5 @@ async fn list(session: &Session) -> Result<()> {
             ticket.tags.join(" "),
         ]
     };
-    let rows: Vec<_> = tickets.iter().map(row).collect();
-    say(show::table(&["TICKET", "FOR", "USED", "UNTIL", "TAGS"], &rows).trim_end())
+    show::list(&["TICKET", "FOR", "USED", "UNTIL", "TAGS"], &tickets, row)
 }

@@ -15,15 +15,19 @@ use super::{Database, Db, Scope, Store, StoreError, Value};
 /// Every table, with what identifies a row: those that others refer to come first.
 const TABLES: &[(&str, &str)] = &[
     ("tenants", "id, name, created, revision"),
-    ("tokens", "hash, tenant, created"),
+    ("tokens", "hash, tenant, created, id, name, role, technician, expires"),
+    ("people", "id, name, email, added"),
     ("ca_keys", "tenant, kid, name, pem, added"),
-    ("technicians", "tenant, id, name, added"),
+    ("technicians", "tenant, id, name, added, email, role, delegated"),
+    ("technician_groups", "tenant, id, name"),
+    ("group_members", "tenant, id, technician"),
     ("tickets", "tenant, serial, purpose, tags, uses, used, not_after, statement, added"),
     (
         "devices",
         "request, tenant, ticket, name, enrol, asked, device, serial, technician, certificate, not_after, approved",
     ),
     ("computers", "tenant, id, ticket, name, domain, os, tags, certificate, not_after, enrolled, last_event"),
+    ("shares", "tenant, computer, kind, subject"),
     ("statements", "tenant, kind, epoch, statement, added"),
     ("events", "tenant, seq, at, computer, revoked, event, digest, hash"),
 ];

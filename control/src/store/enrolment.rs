@@ -45,6 +45,15 @@ pub(crate) struct NewComputer<'a> {
     pub(crate) not_after: u64,
 }
 
+/// Who looks at computers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SeenBy {
+    /// Somebody who sees all of them.
+    Everybody,
+    /// Somebody who sees those that are shared with all users, or with this technician.
+    Technician(Option<TechnicianId>),
+}
+
 /// An approved device as its row says it.
 pub(crate) struct DeviceRow {
     pub(crate) device: DeviceId,
@@ -97,10 +106,10 @@ pub(crate) fn use_ticket(db: &mut dyn Db, tenant: TenantId, serial: Serial, uses
     if counted == 0 { Err(Refusal::TicketUsedUp { uses }) } else { Ok(()) }
 }
 
-pub(crate) fn tickets(db: &mut dyn Db, tenant: TenantId) -> Result<Vec<Ticket>, StoreError> {
+pub(crate) fn tickets(db: &mut dyn Db, tenant: TenantId, after: &[u8], limit: u64) -> Result<Vec<Ticket>, StoreError> {
     db.rows(
-        "SELECT serial, purpose, tags, uses, used, not_after FROM tickets WHERE tenant = ?1 ORDER BY serial",
-        &[(&tenant).into()],
+        "SELECT serial, purpose, tags, uses, used, not_after FROM tickets WHERE tenant = ?1 AND serial > ?2 ORDER BY serial LIMIT ?3",
+        &[(&tenant).into(), after.into(), limit.into()],
         |row| {
             Ok(Ticket {
                 serial: row.next()?,
@@ -146,12 +155,17 @@ pub(crate) fn request(db: &mut dyn Db, request: Serial) -> Result<Option<DeviceR
     })
 }
 
-pub(crate) fn pending(db: &mut dyn Db, tenant: TenantId) -> Result<Vec<PendingDevice>, StoreError> {
+pub(crate) fn pending(
+    db: &mut dyn Db,
+    tenant: TenantId,
+    after: &[u8],
+    limit: u64,
+) -> Result<Vec<PendingDevice>, StoreError> {
     db.rows(
         "SELECT d.request, d.name, d.asked, t.statement, d.enrol
          FROM devices d JOIN tickets t ON t.tenant = d.tenant AND t.serial = d.ticket
-         WHERE d.tenant = ?1 AND d.certificate IS NULL ORDER BY d.request",
-        &[(&tenant).into()],
+         WHERE d.tenant = ?1 AND d.certificate IS NULL AND d.request > ?2 ORDER BY d.request LIMIT ?3",
+        &[(&tenant).into(), after.into(), limit.into()],
         |row| {
             Ok(PendingDevice {
                 request: row.next()?,
@@ -162,6 +176,15 @@ pub(crate) fn pending(db: &mut dyn Db, tenant: TenantId) -> Result<Vec<PendingDe
             })
         },
     )
+}
+
+/// A phone that waits.
+pub(crate) fn pending_one(db: &mut dyn Db, tenant: TenantId, id: Serial) -> Result<Option<PendingDevice>, StoreError> {
+    let waits = request(db, id)?.is_some_and(|asked| asked.tenant == tenant && asked.certificate.is_none());
+    // The first one from there on is the one.
+    let before = (u128::from_be_bytes(id.0).saturating_sub(1)).to_be_bytes();
+    let found = pending(db, tenant, &before, 1)?.pop();
+    Ok(found.filter(|pending| waits && pending.request == id))
 }
 
 /// Forgets a phone that waits.
@@ -198,12 +221,17 @@ pub(crate) fn approve(
     Ok(changed > 0)
 }
 
-pub(crate) fn devices(db: &mut dyn Db, tenant: TenantId) -> Result<Vec<DeviceRow>, StoreError> {
+pub(crate) fn devices(
+    db: &mut dyn Db,
+    tenant: TenantId,
+    after: &[u8],
+    limit: u64,
+) -> Result<Vec<DeviceRow>, StoreError> {
     db.rows(
         "SELECT d.device, d.serial, d.name, d.technician, t.name, d.approved, d.not_after
          FROM devices d JOIN technicians t ON t.tenant = d.tenant AND t.id = d.technician
-         WHERE d.tenant = ?1 AND d.certificate IS NOT NULL ORDER BY d.device",
-        &[(&tenant).into()],
+         WHERE d.tenant = ?1 AND d.certificate IS NOT NULL AND d.device > ?2 ORDER BY d.device LIMIT ?3",
+        &[(&tenant).into(), after.into(), limit.into()],
         |row| {
             Ok(DeviceRow {
                 device: row.next()?,
@@ -255,18 +283,41 @@ pub(crate) fn insert_computer(
 }
 
 /// Notes that a computer's agent was heard.
-pub(crate) fn heard(db: &mut dyn Db, tenant: TenantId, id: ComputerId, now: u64) -> Result<(), StoreError> {
+pub(crate) fn heard(
+    db: &mut dyn Db,
+    tenant: TenantId,
+    id: ComputerId,
+    version: Option<&str>,
+    now: u64,
+) -> Result<(), StoreError> {
     db.execute(
-        "UPDATE computers SET last_event = ?3 WHERE tenant = ?1 AND id = ?2",
-        &[(&tenant).into(), (&id).into(), now.into()],
+        "UPDATE computers SET last_event = ?3, agent_version = COALESCE(?4, agent_version) WHERE tenant = ?1 AND id = ?2",
+        &[(&tenant).into(), (&id).into(), now.into(), version.into()],
     )?;
     Ok(())
 }
 
-pub(crate) fn computers(db: &mut dyn Db, tenant: TenantId) -> Result<Vec<Computer>, StoreError> {
+/// The computers of a tenant, or those that are shared with somebody.
+pub(crate) fn computers(
+    db: &mut dyn Db,
+    tenant: TenantId,
+    seen_by: SeenBy,
+    after: &[u8],
+    limit: u64,
+) -> Result<Vec<Computer>, StoreError> {
+    let (all, technician) = match &seen_by {
+        SeenBy::Everybody => (true, None),
+        SeenBy::Technician(technician) => (false, technician.as_ref()),
+    };
     db.rows(
-        "SELECT id, name, domain, os, tags, enrolled, not_after, last_event FROM computers WHERE tenant = ?1 ORDER BY id",
-        &[(&tenant).into()],
+        "SELECT c.id, c.name, c.domain, c.os, c.tags, c.enrolled, c.not_after, c.agent_version, c.last_event
+         FROM computers c WHERE c.tenant = ?1 AND c.id > ?2 AND (CAST(?4 AS BIGINT) > 0 OR EXISTS (
+             SELECT s.kind FROM shares s WHERE s.tenant = c.tenant AND s.computer = c.id AND (
+                 s.kind = 'users' OR (s.kind = 'technician' AND s.subject = ?5)
+                 OR (s.kind = 'group' AND s.subject IN (
+                     SELECT m.id FROM group_members m WHERE m.tenant = c.tenant AND m.technician = ?5)))))
+         ORDER BY c.id LIMIT ?3",
+        &[(&tenant).into(), after.into(), limit.into(), all.into(), technician.into()],
         |row| {
             Ok(Computer {
                 id: row.next()?,
@@ -276,11 +327,24 @@ pub(crate) fn computers(db: &mut dyn Db, tenant: TenantId) -> Result<Vec<Compute
                 tags: split(&row.next::<String>()?),
                 enrolled: row.next()?,
                 not_after: row.next()?,
+                agent_version: row.next()?,
                 last_event: row.next()?,
                 revoked: false,
             })
         },
     )
+}
+
+/// One of them.
+pub(crate) fn computer(
+    db: &mut dyn Db,
+    tenant: TenantId,
+    seen_by: SeenBy,
+    id: ComputerId,
+) -> Result<Option<Computer>, StoreError> {
+    // The first one from there on is the one.
+    let before = (u128::from_be_bytes(id.0).saturating_sub(1)).to_be_bytes();
+    Ok(computers(db, tenant, seen_by, &before, 1)?.pop().filter(|computer| computer.id == id))
 }
 
 /// How many technicians, devices, waiting phones, computers and events there are.

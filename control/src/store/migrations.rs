@@ -19,6 +19,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         postgres: include_str!("migrations/1.postgres.sql"),
     },
     Migration { both: include_str!("migrations/2.sql"), sqlite: "", postgres: "" },
+    Migration {
+        both: include_str!("migrations/3.sql"),
+        sqlite: include_str!("migrations/3.sqlite.sql"),
+        postgres: include_str!("migrations/3.postgres.sql"),
+    },
 ];
 
 /// What Postgres calls the same things.

@@ -8,12 +8,14 @@ mod copy;
 mod enrolment;
 mod events;
 mod migrations;
+mod people;
 mod postgres;
 mod postgres_tls;
 mod sql;
 mod sqlite;
 mod statements;
 mod tenants;
+mod tokens;
 
 use std::path::{Path, PathBuf};
 
@@ -22,10 +24,12 @@ use gatepass_protocol::ids::TenantId;
 pub(crate) use copy::{back_up, restore};
 pub(crate) use enrolment::*;
 pub(crate) use events::{Actor, append, page};
+pub(crate) use people::*;
 pub use postgres::Reason;
 pub(crate) use sql::{Db, Value};
 pub(crate) use statements::{insert as insert_statement, newest, newest_epoch};
 pub(crate) use tenants::*;
+pub(crate) use tokens::*;
 
 use migrations::{MIGRATIONS, Migration};
 use postgres::Postgres;

@@ -1,38 +1,10 @@
-//! Tenants, the tokens of their administrators, their CA keys and their technicians.
+//! Tenants and their CA keys.
 
 use gatepass_protocol::ids::TenantId;
 
 use super::{Db, StoreError};
-use crate::api::{CaKey, Technician, Tenant, hex};
+use crate::api::{CaKey, Tenant, hex};
 use crate::problem::Refusal;
-
-/// Whom a token lets act: the operator of this server, or the administrator of one tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Owner {
-    Operator,
-    Tenant(TenantId),
-}
-
-impl Owner {
-    fn tenant(&self) -> Option<&TenantId> {
-        match self {
-            Owner::Operator => None,
-            Owner::Tenant(tenant) => Some(tenant),
-        }
-    }
-}
-
-pub(crate) fn insert_token(db: &mut dyn Db, owner: Owner, hash: &[u8; 32], now: u64) -> Result<(), StoreError> {
-    db.execute(
-        "INSERT INTO tokens (hash, tenant, created) VALUES (?1, ?2, ?3)",
-        &[hash.into(), owner.tenant().into(), now.into()],
-    )?;
-    Ok(())
-}
-
-pub(crate) fn token_hashes(db: &mut dyn Db, owner: Owner) -> Result<Vec<[u8; 32]>, StoreError> {
-    db.rows("SELECT hash FROM tokens WHERE tenant IS NOT DISTINCT FROM ?1", &[owner.tenant().into()], |row| row.next())
-}
 
 pub(crate) fn insert_tenant(db: &mut dyn Db, id: TenantId, name: &str, now: u64) -> Result<(), Refusal> {
     let added = db.execute(
@@ -42,8 +14,9 @@ pub(crate) fn insert_tenant(db: &mut dyn Db, id: TenantId, name: &str, now: u64)
     if added == 0 { Err(Refusal::Exists { what: "tenant", name: name.to_owned() }) } else { Ok(()) }
 }
 
-pub(crate) fn tenants(db: &mut dyn Db) -> Result<Vec<Tenant>, StoreError> {
-    db.rows("SELECT id, name, created FROM tenants ORDER BY id", &[], |row| {
+pub(crate) fn tenants(db: &mut dyn Db, after: &[u8], limit: u64) -> Result<Vec<Tenant>, StoreError> {
+    let values = [after.into(), limit.into()];
+    db.rows("SELECT id, name, created FROM tenants WHERE id > ?1 ORDER BY id LIMIT ?2", &values, |row| {
         Ok(Tenant { id: row.next()?, name: row.next()?, created: row.next()? })
     })
 }
@@ -84,18 +57,4 @@ pub(crate) fn ca_keys(db: &mut dyn Db, tenant: TenantId) -> Result<Vec<CaKey>, S
         &[(&tenant).into()],
         |row| Ok(CaKey { kid: row.next()?, name: row.next()?, pem: row.next()?, added: row.next()? }),
     )
-}
-
-pub(crate) fn insert_technician(db: &mut dyn Db, tenant: TenantId, technician: &Technician) -> Result<(), Refusal> {
-    let added = db.execute(
-        "INSERT INTO technicians (tenant, id, name, added) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
-        &[(&tenant).into(), (&technician.id).into(), (&technician.name).into(), technician.added.into()],
-    )?;
-    if added == 0 { Err(Refusal::Exists { what: "technician", name: technician.name.clone() }) } else { Ok(()) }
-}
-
-pub(crate) fn technicians(db: &mut dyn Db, tenant: TenantId) -> Result<Vec<Technician>, StoreError> {
-    db.rows("SELECT id, name, added FROM technicians WHERE tenant = ?1 ORDER BY id", &[(&tenant).into()], |row| {
-        Ok(Technician { id: row.next()?, name: row.next()?, added: row.next()? })
-    })
 }

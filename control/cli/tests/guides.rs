@@ -1,0 +1,79 @@
+//! The administrator's guides do what they say: their commands are run here, in their order.
+
+#![allow(clippy::unwrap_used, reason = "a test that can not go on has failed")]
+
+mod harness;
+
+use std::fs;
+
+use harness::{Administrator, Computer, Server};
+
+#[test]
+fn every_command_of_the_guide_to_people_works() {
+    let server = Server::start();
+    let admin = Administrator::of_tenant(&server, "Acme");
+    let ticket = admin.ticket("agent", " --tag web --uses 3");
+    for name in ["web01", "web02", "db01"] {
+        server.enrol_agent(&Computer::with(&ticket, name).enrolment()).unwrap();
+    }
+    fs::copy(server.folder.path().join("operator.token"), admin.path("operator.token")).unwrap();
+    let mut said = String::new();
+    for command in commands(include_str!("../../../docs/guides/people.md")) {
+        let words = words(&command.replace("$URL", &server.url));
+        let arguments: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+        let answer = admin.run(&arguments);
+        assert!(answer.ok, "{command}: {}", answer.err);
+        said.push_str(&answer.out);
+    }
+    for outcome in [
+        "bo@acme.example",
+        "\"name\": \"night shift\"",
+        "inventory script",
+        "db01 is shared with all administrators, bo",
+        "dana is a technician of \"Acme\"",
+        "_gatepass",
+    ] {
+        assert!(said.contains(outcome), "{outcome}: {said}");
+    }
+
+    // And what was given is what is had.
+    let token = |file: &str| fs::read_to_string(admin.path(file)).unwrap().trim().to_owned();
+    let url = format!("/api/v1/tenants/{}", admin.tenant());
+    let ask = |file: &str, what: &str| {
+        let http = server.http().with_bearer(&token(file));
+        let answer = server.runtime.block_on(http.request(hyper::Method::GET, &format!("{url}{what}"), None));
+        answer.map(|answer| String::from_utf8(answer.body.to_vec()).unwrap()).map_err(|error| error.to_string())
+    };
+    assert!(ask("cleo.token", "/events").unwrap().contains("items"));
+    assert!(ask("inventory.token", "/computers").unwrap().contains("db01"));
+    let refused = ask("inventory.token", "/events").unwrap_err();
+    assert!(refused.contains("the role read-only may not do this"), "{refused}");
+    let tokens = admin.did("token list");
+    let id = tokens.lines().find(|line| line.contains("inventory")).and_then(|line| line.split(' ').next()).unwrap();
+    admin.did(&format!("token remove {id}"));
+    assert!(ask("inventory.token", "/computers").is_err());
+    assert!(!tokens.contains(&token("inventory.token")));
+}
+
+/// The lines of the shell blocks.
+fn commands(guide: &str) -> Vec<String> {
+    let blocks = guide.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let lines: Vec<String> =
+        blocks.flat_map(str::lines).filter(|line| line.starts_with("gatepass ")).map(str::to_owned).collect();
+    assert!(lines.len() > 10, "the guide has lost its commands");
+    lines
+}
+
+/// The words of a command, as a shell would split them.
+fn words(command: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut is_quoted = false;
+    for letter in command.chars() {
+        match letter {
+            '"' => is_quoted = !is_quoted,
+            ' ' if !is_quoted => words.push(String::new()),
+            letter => words.last_mut().unwrap().push(letter),
+        }
+    }
+    words
+}

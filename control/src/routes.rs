@@ -1,0 +1,363 @@
+//! Every address of `/api/v1`, in one table: who may ask, what is taken, what is answered, and who does it. The router, the
+//! OpenAPI document and the test that tries every role at every address all read this and nothing else.
+
+use hyper::{Method, StatusCode};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use crate::access::Access::{Everybody, Operator, Relays, Tenant};
+use crate::access::{Access, Right};
+use crate::api::{
+    ApproveDevice, CaKey, Computer, Delegate, Device, Group, InForce, Named, NewCaKey, NewGroup, NewPerson,
+    NewStatement, NewTechnician, NewToken, Page, PendingDevice, Person, Shares, Status, Technician, TechnicianChange,
+    Tenant as TenantRow, TenantCreated, Ticket, Token, TokenCreated, TrailEntry, Waiting,
+};
+use crate::http::{Answer, Call, answer};
+use crate::people::seen_by;
+use crate::problem::Refusal;
+use crate::{Inner, openapi};
+
+/// What agents and phones send is a few KiB.
+const LARGEST_BODY: usize = 64 * 1024;
+
+/// A list that revokes tens of thousands of computers.
+const LARGEST_STATEMENT: usize = 1024 * 1024;
+
+/// Writes down the JSON Schema of a type, and says where.
+type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+type Run = fn(&Inner, &Call<'_>) -> Result<Answer, Refusal>;
+
+/// One address and method.
+pub(crate) struct Endpoint {
+    pub(crate) method: Method,
+    /// Below `/api/v1`, with the names of its parts in braces.
+    pub(crate) path: &'static str,
+    pub(crate) access: Access,
+    /// What it does, for people.
+    pub(crate) summary: &'static str,
+    pub(crate) takes: Option<SchemaOf>,
+    pub(crate) status: StatusCode,
+    pub(crate) answers: SchemaOf,
+    /// The most that is read of a body.
+    pub(crate) largest: usize,
+    /// Whether it is a list, given page by page.
+    pub(crate) is_list: bool,
+    pub(crate) run: Run,
+}
+
+impl Endpoint {
+    const fn new(method: Method, path: &'static str, access: Access, summary: &'static str, run: Run) -> Endpoint {
+        let (status, largest) = (StatusCode::OK, LARGEST_BODY);
+        Endpoint { method, path, access, summary, takes: None, status, answers: nothing, largest, is_list: false, run }
+    }
+
+    const fn takes(mut self, schema: SchemaOf) -> Endpoint {
+        self.takes = Some(schema);
+        self
+    }
+
+    const fn answers(mut self, status: StatusCode, schema: SchemaOf) -> Endpoint {
+        (self.status, self.answers) = (status, schema);
+        self
+    }
+
+    const fn large(mut self) -> Endpoint {
+        self.largest = LARGEST_STATEMENT;
+        self
+    }
+}
+
+const fn get(path: &'static str, access: Access, summary: &'static str, schema: SchemaOf, run: Run) -> Endpoint {
+    Endpoint::new(Method::GET, path, access, summary, run).answers(StatusCode::OK, schema)
+}
+
+const fn list(path: &'static str, access: Access, summary: &'static str, schema: SchemaOf, run: Run) -> Endpoint {
+    let mut endpoint = get(path, access, summary, schema, run);
+    endpoint.is_list = true;
+    endpoint
+}
+
+const fn post(path: &'static str, access: Access, summary: &'static str, run: Run) -> Endpoint {
+    Endpoint::new(Method::POST, path, access, summary, run)
+}
+
+const fn put(path: &'static str, access: Access, summary: &'static str, run: Run) -> Endpoint {
+    Endpoint::new(Method::PUT, path, access, summary, run)
+}
+
+const fn delete(path: &'static str, access: Access, summary: &'static str, run: Run) -> Endpoint {
+    Endpoint::new(Method::DELETE, path, access, summary, run).answers(StatusCode::NO_CONTENT, nothing)
+}
+
+const OK: StatusCode = StatusCode::OK;
+const CREATED: StatusCode = StatusCode::CREATED;
+const WORK: Access = Tenant(Right::Work);
+const SEE: Access = Tenant(Right::See);
+const MANAGE: Access = Tenant(Right::Manage);
+
+/// All of them.
+pub(crate) static ENDPOINTS: &[Endpoint] = &[
+    get("/openapi.json", Everybody, "This description", anything, |_, call| {
+        answer(OK, &openapi::document(call.origin()))
+    }),
+    post("/enrol/agent", Everybody, "Enrol a computer with a ticket", |inner, call| {
+        answer(CREATED, &inner.enrol_agent(&call.json()?, call.now)?)
+    })
+    .takes(enrol_agent)
+    .answers(CREATED, welcome),
+    post("/enrol/device", Everybody, "Ask for a phone to be enrolled, with a ticket", |inner, call| {
+        answer(StatusCode::ACCEPTED, &inner.enrol_device(&call.json()?, call.now)?)
+    })
+    .takes(enrol_device)
+    .answers(StatusCode::ACCEPTED, waiting),
+    get(
+        "/enrol/device/{request}",
+        Everybody,
+        "The certificate of a phone that asked; 202 as long as it waits",
+        welcome,
+        {
+            |inner, call| match inner.enrolled_device(call.id(0)?)? {
+                Some(welcome) => answer(OK, &welcome),
+                None => answer(StatusCode::ACCEPTED, &Waiting { request_id: call.id(0)? }),
+            }
+        },
+    ),
+    post("/events", Everybody, "Hand over an event that an enrolled computer signed", |inner, call| {
+        answer(CREATED, &inner.new_event(&call.json()?, call.agent, call.now)?)
+    })
+    .takes(new_event)
+    .answers(CREATED, kept),
+    get("/statements/{tenant}", Everybody, "The signed statements in force in a tenant", statements, |inner, call| {
+        answer(OK, &inner.statements(call.tenant)?)
+    }),
+    get(FEED, Relays, "What regional relays need to know, as it changes", anything, |_, _| Err(Refusal::RelaysOnly)),
+    list("/tenants", Operator, "List the tenants", of::<Page<TenantRow>>, |inner, call| {
+        answer(OK, &inner.tenants(&call.slice)?)
+    }),
+    post("/tenants", Operator, "Create a tenant, with a token for its first administrator", |inner, call| {
+        answer(CREATED, &inner.new_tenant(&call.json()?, call.now)?)
+    })
+    .takes(of::<Named>)
+    .answers(CREATED, of::<TenantCreated>),
+    list("/people", Operator, "List the operator's people", of::<Page<Person>>, |inner, call| {
+        answer(OK, &inner.people(&call.slice)?)
+    }),
+    post("/people", Operator, "Add one of the operator's people", |inner, call| {
+        answer(CREATED, &inner.new_person(call.json()?, call.now)?)
+    })
+    .takes(of::<NewPerson>)
+    .answers(CREATED, of::<Person>),
+    list("/tokens", Operator, "List the operator's tokens", of::<Page<Token>>, |inner, call| {
+        answer(OK, &inner.tokens(None, &call.slice)?)
+    }),
+    post("/tokens", Operator, "Make a token for a global administrator", |inner, call| {
+        answer(CREATED, &inner.new_token(None, call, call.json()?)?)
+    })
+    .takes(of::<NewToken>)
+    .answers(CREATED, of::<TokenCreated>),
+    delete("/tokens/{token}", Operator, "Make one of the operator's tokens worthless", |inner, call| {
+        inner.remove_token(None, call)
+    }),
+    post(
+        "/tenants/{tenant}/delegations",
+        Operator,
+        "Delegate one of the operator's people to a tenant",
+        |inner, call| answer(CREATED, &inner.delegate(call, &call.json()?)?),
+    )
+    .takes(of::<Delegate>)
+    .answers(CREATED, of::<Technician>),
+    post("/tenants/{tenant}/administrators", Operator, "Make a token for a tenant's administrator", |inner, call| {
+        answer(CREATED, &inner.new_token(Some(call.tenant), call, call.json()?)?)
+    })
+    .takes(of::<NewToken>)
+    .answers(CREATED, of::<TokenCreated>),
+    get("/tenants/{tenant}", WORK, "The tenant at a glance", of::<Status>, |inner, call| {
+        answer(OK, &inner.status(call.tenant, call.now)?)
+    }),
+    list("/tenants/{tenant}/tokens", MANAGE, "List the tenant's tokens", of::<Page<Token>>, |inner, call| {
+        answer(OK, &inner.tokens(Some(call.tenant), &call.slice)?)
+    }),
+    post("/tenants/{tenant}/tokens", MANAGE, "Make a token with a role and an end", |inner, call| {
+        answer(CREATED, &inner.new_token(Some(call.tenant), call, call.json()?)?)
+    })
+    .takes(of::<NewToken>)
+    .answers(CREATED, of::<TokenCreated>),
+    delete("/tenants/{tenant}/tokens/{token}", MANAGE, "Make a token worthless", |inner, call| {
+        inner.remove_token(Some(call.tenant), call)
+    }),
+    list("/tenants/{tenant}/ca-keys", SEE, "List the CA keys", of::<Page<CaKey>>, |inner, call| {
+        answer(OK, &inner.ca_keys(call.tenant)?)
+    }),
+    post("/tenants/{tenant}/ca-keys", MANAGE, "Trust one more CA key", |inner, call| {
+        answer(CREATED, &inner.new_ca_key(call.tenant, call.json()?, call.now)?)
+    })
+    .takes(of::<NewCaKey>)
+    .answers(CREATED, of::<CaKey>),
+    list("/tenants/{tenant}/technicians", WORK, "List the technicians", of::<Page<Technician>>, |inner, call| {
+        answer(OK, &inner.technicians(call.tenant, &call.slice)?)
+    }),
+    post("/tenants/{tenant}/technicians", MANAGE, "Add a technician", |inner, call| {
+        answer(CREATED, &inner.new_technician(call.tenant, call.json()?, call.now)?)
+    })
+    .takes(of::<NewTechnician>)
+    .answers(CREATED, of::<Technician>),
+    get("/tenants/{tenant}/technicians/{technician}", WORK, "A technician", of::<Technician>, |inner, call| {
+        answer(OK, &inner.technician(call.tenant, call.id(0)?)?)
+    }),
+    put(
+        "/tenants/{tenant}/technicians/{technician}",
+        MANAGE,
+        "Change a technician's e-mail and role",
+        |inner, call| answer(OK, &inner.change_technician(call, call.json()?)?),
+    )
+    .takes(of::<TechnicianChange>)
+    .answers(OK, of::<Technician>),
+    list("/tenants/{tenant}/groups", WORK, "List the groups of technicians", of::<Page<Group>>, |inner, call| {
+        answer(OK, &inner.groups(call.tenant, &call.slice)?)
+    }),
+    post("/tenants/{tenant}/groups", MANAGE, "Make a group of technicians", |inner, call| {
+        answer(CREATED, &inner.new_group(call, call.json()?)?)
+    })
+    .takes(of::<NewGroup>)
+    .answers(CREATED, of::<Group>),
+    get("/tenants/{tenant}/groups/{group}", WORK, "A group", of::<Group>, |inner, call| {
+        answer(OK, &inner.group(call.tenant, call.id(0)?)?)
+    }),
+    put("/tenants/{tenant}/groups/{group}", MANAGE, "Give a group its name and members anew", |inner, call| {
+        answer(OK, &inner.change_group(call, call.json()?)?)
+    })
+    .takes(of::<NewGroup>)
+    .answers(OK, of::<Group>),
+    delete("/tenants/{tenant}/groups/{group}", MANAGE, "Remove a group", |inner, call| inner.remove_group(call)),
+    list("/tenants/{tenant}/tickets", SEE, "List the enrolment tickets", of::<Page<Ticket>>, |inner, call| {
+        answer(OK, &inner.tickets(call.tenant, &call.slice)?)
+    }),
+    list("/tenants/{tenant}/devices", SEE, "List the enrolled phones", of::<Page<Device>>, |inner, call| {
+        answer(OK, &inner.devices(call.tenant, &call.slice)?)
+    }),
+    list(
+        "/tenants/{tenant}/devices/pending",
+        SEE,
+        "List the phones that wait",
+        of::<Page<PendingDevice>>,
+        |inner, call| answer(OK, &inner.pending_devices(call.tenant, &call.slice)?),
+    ),
+    post("/tenants/{tenant}/devices/pending/{request}/approve", MANAGE, "Enrol a phone that waits", |inner, call| {
+        answer(CREATED, &inner.approve_device(call.tenant, call.id(0)?, call.json()?, call.now)?)
+    })
+    .takes(of::<ApproveDevice>)
+    .answers(CREATED, of::<Device>),
+    post(
+        "/tenants/{tenant}/devices/pending/{request}/refuse",
+        MANAGE,
+        "Send a phone away that waits",
+        |inner, call| answer(OK, &inner.refuse_device(call.tenant, call.id(0)?, call.now)?),
+    )
+    .answers(OK, of::<PendingDevice>),
+    list(
+        "/tenants/{tenant}/computers",
+        WORK,
+        "List the computers; a technician: those shared with them",
+        of::<Page<Computer>>,
+        |inner, call| answer(OK, &inner.computers(call.tenant, seen_by(call), &call.slice)?),
+    ),
+    get("/tenants/{tenant}/computers/{computer}", WORK, "A computer", of::<Computer>, |inner, call| {
+        answer(OK, &inner.computer(call.tenant, seen_by(call), call.id(0)?)?)
+    }),
+    get("/tenants/{tenant}/computers/{computer}/shares", SEE, "With whom a computer is shared", of::<Shares>, {
+        |inner, call| answer(OK, &inner.shares(call.tenant, call.id(0)?)?)
+    }),
+    put("/tenants/{tenant}/computers/{computer}/shares", MANAGE, "Share a computer with these, and nobody else", {
+        |inner, call| answer(OK, &inner.share(call, call.json()?)?)
+    })
+    .takes(of::<Shares>)
+    .answers(OK, of::<Shares>),
+    post(
+        "/tenants/{tenant}/statements",
+        MANAGE,
+        "Put a signed statement in force, or make a ticket known",
+        |inner, call| answer(CREATED, &inner.new_statement(call.tenant, call.json()?, call.now)?),
+    )
+    .large()
+    .takes(of::<NewStatement>)
+    .answers(CREATED, of::<InForce>),
+    list("/tenants/{tenant}/events", Tenant(Right::Audit), "The audit trail", of::<Page<TrailEntry>>, |inner, call| {
+        answer(OK, &inner.events(call.tenant, &call.slice)?)
+    }),
+];
+
+/// It waits for news, and so is answered apart.
+pub(crate) const FEED: &str = "/feed";
+
+/// Finds the endpoint of an address, and what stands at its places but the tenant's.
+pub(crate) fn find<'a>(method: &Method, path: &'a str) -> Option<(&'static Endpoint, Option<&'a str>, Vec<&'a str>)> {
+    let path: Vec<&str> = path.strip_prefix("/api/v1/")?.split('/').collect();
+    ENDPOINTS.iter().filter(|endpoint| endpoint.method == method).find_map(|endpoint| {
+        let (mut tenant, mut rest) = (None, Vec::new());
+        let mut parts = endpoint.path.split('/').skip(1);
+        for given in &path {
+            match parts.next()? {
+                "{tenant}" => tenant = Some(*given),
+                part if part.starts_with('{') => rest.push(*given),
+                part if part == *given => {}
+                _ => return None,
+            }
+        }
+        parts.next().is_none().then_some((endpoint, tenant, rest))
+    })
+}
+
+fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
+    schemas.subschema_for::<T>()
+}
+
+fn nothing(_: &mut SchemaGenerator) -> Schema {
+    json_schema!(false)
+}
+
+fn anything(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object" })
+}
+
+/// An object of base64 texts: what agents and phones send is described in docs/PROTOCOL.md.
+fn signed(names: &[&str]) -> Schema {
+    let text = |name: &&str| ((*name).to_owned(), serde_json::json!({ "type": "string", "contentEncoding": "base64" }));
+    let properties: serde_json::Map<_, _> = names.iter().map(text).collect();
+    json_schema!({ "type": "object", "properties": properties, "required": names })
+}
+
+fn enrol_agent(_: &mut SchemaGenerator) -> Schema {
+    signed(&["ticket", "certificate"])
+}
+
+fn enrol_device(_: &mut SchemaGenerator) -> Schema {
+    signed(&["ticket", "request"])
+}
+
+fn statements(_: &mut SchemaGenerator) -> Schema {
+    let text = serde_json::json!({ "type": ["string", "null"], "contentEncoding": "base64" });
+    json_schema!({ "type": "object", "properties": { "policy": text, "revocation": text, "relays": text } })
+}
+
+fn new_event(_: &mut SchemaGenerator) -> Schema {
+    let text = serde_json::json!({ "type": "string", "contentEncoding": "base64" });
+    let properties = serde_json::json!({ "chain": { "type": "array", "items": text }, "event": text });
+    json_schema!({ "type": "object", "properties": properties, "required": ["chain", "event"] })
+}
+
+fn kept(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "properties": { "seq": { "type": "integer" } }, "required": ["seq"] })
+}
+
+fn waiting(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "properties": { "request_id": { "type": "string" } }, "required": ["request_id"] })
+}
+
+fn welcome(schemas: &mut SchemaGenerator) -> Schema {
+    let statements = statements(schemas);
+    let text = serde_json::json!({ "type": "array", "items": { "type": "string" } });
+    let properties = serde_json::json!({
+        "tenant": { "type": "string" }, "ca_pem": text, "certificate": text, "statements": statements,
+    });
+    json_schema!({ "type": "object", "properties": properties, "required": ["tenant", "ca_pem", "statements"] })
+}

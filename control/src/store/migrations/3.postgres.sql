@@ -1,0 +1,2 @@
+INSERT INTO shares SELECT tenant, id, 'admins', ''::bytea FROM computers;
+INSERT INTO shares SELECT tenant, id, 'users', ''::bytea FROM computers;
