@@ -208,6 +208,37 @@ pub struct TokenCreated {
     pub secret: String,
 }
 
+/// A technician who signs in.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignIn {
+    /// Where.
+    #[serde(with = "text")]
+    #[schemars(with = "String")]
+    pub tenant: TenantId,
+    /// The technician's name.
+    pub name: String,
+    /// The password.
+    pub password: String,
+    /// The six digits that the authenticator shows now.
+    pub code: String,
+}
+
+/// A technician's new password.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewSignIn {
+    /// The password.
+    pub password: String,
+}
+
+/// The secret of a technician's one-time codes, which is shown this once.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub struct SignInMade {
+    /// `otpauth://totp/..`, which authenticators read.
+    pub uri: String,
+}
+
 /// One of the operator's people, who can be delegated to tenants.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Person {

@@ -23,6 +23,7 @@ mod openapi;
 mod people;
 mod problem;
 mod routes;
+mod sign_in;
 mod store;
 mod token;
 mod trust;
@@ -79,6 +80,8 @@ struct Inner {
     trust: Trust,
     news: broadcast::Sender<News>,
     workers: Arc<Semaphore>,
+    /// Turns at looking at passwords.
+    hashing: Semaphore,
     /// The hash of what regional relays show.
     relay_token: [u8; 32],
     /// Nobody is kept waiting for news any more.
@@ -136,6 +139,7 @@ impl Control {
             trust,
             news: broadcast::Sender::new(NEWS),
             workers: Arc::new(Semaphore::new(WORKERS)),
+            hashing: sign_in::turns(),
             relay_token,
             closing: watch::Sender::new(false),
         };

@@ -34,7 +34,7 @@ struct Tenant {
     token: Serial,
 }
 
-struct World {
+pub(crate) struct World {
     control: Control,
     ours: Tenant,
     theirs: Tenant,
@@ -49,26 +49,7 @@ fn call(tenant: TenantId, who: Option<Caller>) -> Call<'static> {
 
 fn world() -> World {
     let folder = TempDir::new().unwrap();
-    let control = Control::open(&folder.path().join("control.db")).unwrap();
-    let (ours, theirs) = (tenant(&control, "acme"), tenant(&control, "borealis"));
-    let inner = &control.inner;
-    let operator = std::fs::read_to_string(folder.path().join(OPERATOR_TOKEN_FILE)).unwrap().trim().to_owned();
-    let relays = std::fs::read_to_string(folder.path().join(RELAY_TOKEN_FILE)).unwrap().trim().to_owned();
-    let make = |owner: Option<TenantId>, role, days| {
-        let new = NewToken { name: "one".into(), role, technician: None, days };
-        inner.new_token(owner, &call(owner.unwrap_or(ours.id), None), new).unwrap().secret
-    };
-    let mut people = vec![
-        Somebody { name: "nobody", bearer: None },
-        Somebody { name: "stranger", bearer: Some("gatepass-token-0000".into()) },
-        Somebody { name: "relay", bearer: Some(relays) },
-        Somebody { name: "operator", bearer: Some(operator) },
-        Somebody { name: "global-admin", bearer: Some(make(None, Role::GlobalAdmin, 300)) },
-    ];
-    for role in Role::ALL.into_iter().filter(|role| role.is_of_a_tenant()) {
-        people.push(Somebody { name: role.name(), bearer: Some(make(Some(ours.id), role, 300)) });
-    }
-    World { control, ours, theirs, people, _folder: folder }
+    World::of(&Database::File(folder.path().join("control.db")), folder)
 }
 
 fn tenant(control: &Control, name: &'static str) -> Tenant {
@@ -127,6 +108,30 @@ impl Tenant {
 }
 
 impl World {
+    /// Two tenants in an empty database, whose tokens are kept in a folder.
+    pub(crate) fn of(database: &Database, folder: TempDir) -> World {
+        let control = Control::connect(database, folder.path()).unwrap();
+        let (ours, theirs) = (tenant(&control, "acme"), tenant(&control, "borealis"));
+        let inner = &control.inner;
+        let operator = std::fs::read_to_string(folder.path().join(OPERATOR_TOKEN_FILE)).unwrap().trim().to_owned();
+        let relays = std::fs::read_to_string(folder.path().join(RELAY_TOKEN_FILE)).unwrap().trim().to_owned();
+        let make = |owner: Option<TenantId>, role, days| {
+            let new = NewToken { name: "one".into(), role, technician: None, days };
+            inner.new_token(owner, &call(owner.unwrap_or(ours.id), None), new).unwrap().secret
+        };
+        let mut people = vec![
+            Somebody { name: "nobody", bearer: None },
+            Somebody { name: "stranger", bearer: Some("gatepass-token-0000".into()) },
+            Somebody { name: "relay", bearer: Some(relays) },
+            Somebody { name: "operator", bearer: Some(operator) },
+            Somebody { name: "global-admin", bearer: Some(make(None, Role::GlobalAdmin, 300)) },
+        ];
+        for role in Role::ALL.into_iter().filter(|role| role.is_of_a_tenant()) {
+            people.push(Somebody { name: role.name(), bearer: Some(make(Some(ours.id), role, 300)) });
+        }
+        World { control, ours, theirs, people, _folder: folder }
+    }
+
     fn let_in(&self, who: &Somebody, endpoint: &Endpoint, tenant: &Tenant) -> Result<Option<Caller>, Refusal> {
         self.control.inner.let_in(&endpoint.method, &tenant.address(endpoint), who.bearer.as_deref(), NOW)
     }
@@ -149,9 +154,7 @@ fn each_role_may_at_each_address_what_the_guide_says() {
     assert!(guide.contains(&table), "docs/guides/api.md should have this table:\n{table}");
 }
 
-#[test]
-fn nobody_sees_or_changes_anything_of_another_tenant() {
-    let world = world();
+pub(crate) fn nobody_sees_or_changes_anything_of_another_tenant(world: &World) {
     let missing = Tenant { id: TenantId([0xee; 16]), ..tenant(&world.control, "nowhere") };
     let of_a_tenant = |who: &&Somebody| Role::ALL.iter().any(|role| role.is_of_a_tenant() && role.name() == who.name);
     let mut tried = 0;
@@ -210,9 +213,7 @@ fn nobody_sees_or_changes_anything_of_another_tenant() {
     assert_eq!(inner.tokens(Some(world.theirs.id), &Slice::default()).unwrap().items.len(), 2);
 }
 
-#[test]
-fn a_token_ends_when_it_says_and_when_its_technicians_role_changes() {
-    let world = world();
+pub(crate) fn a_token_ends_when_it_says_and_when_its_technicians_role_changes(world: &World) {
     let (inner, ours) = (&world.control.inner, &world.ours);
     let new = |role, technician, days| NewToken { name: "laptop".into(), role, technician, days };
     let make = |new| inner.new_token(Some(ours.id), &call(ours.id, None), new);
@@ -236,9 +237,7 @@ fn a_token_ends_when_it_says_and_when_its_technicians_role_changes() {
     assert!(matches!(come(NOW), Err(Refusal::SignIn)), "a token of the role before");
 }
 
-#[test]
-fn a_technician_sees_the_computers_that_are_shared_with_them() {
-    let world = world();
+pub(crate) fn a_technician_sees_the_computers_that_are_shared_with_them(world: &World) {
     let (inner, ours) = (&world.control.inner, &world.ours);
     let sees = |technician| {
         let by = store::SeenBy::Technician(technician);
@@ -261,9 +260,7 @@ fn a_technician_sees_the_computers_that_are_shared_with_them() {
     assert_eq!(inner.shares(ours.id, ours.computer).unwrap(), api::Shares::default());
 }
 
-#[test]
-fn two_who_change_the_same_thing_do_not_undo_each_other() {
-    let world = world();
+pub(crate) fn two_who_change_the_same_thing_do_not_undo_each_other(world: &World) {
     let (inner, ours) = (&world.control.inner, &world.ours);
     let seen = http::answer(StatusCode::OK, &inner.group(ours.id, ours.group).unwrap()).unwrap().tag();
     let id = ours.group.to_string();
@@ -279,9 +276,7 @@ fn two_who_change_the_same_thing_do_not_undo_each_other() {
     change(Some("*"), "acme group").unwrap();
 }
 
-#[test]
-fn a_list_is_given_page_by_page_with_nothing_twice_and_nothing_left_out() {
-    let world = world();
+pub(crate) fn a_list_is_given_page_by_page_with_nothing_twice_and_nothing_left_out(world: &World) {
     let (inner, ours) = (&world.control.inner, &world.ours);
     for number in 0..10 {
         let new = NewTechnician { name: format!("t{number}"), email: String::new(), role: Role::Technician };

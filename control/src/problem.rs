@@ -26,6 +26,12 @@ pub enum Refusal {
     /// Send the relays' token.
     #[error("the token is missing, or not the relays': use relay.token, which the server wrote into its state folder")]
     RelaysOnly,
+    /// Try again with the right ones.
+    #[error(
+        "the name, the password or the code is wrong, the code was used before, or too many wrong ones were tried; wait for the \
+         next code, and after five wrong tries for up to fifteen minutes"
+    )]
+    WrongSignIn,
     /// Ask for a new token.
     #[error("this token has expired; ask for a new one")]
     TokenExpired,
@@ -112,6 +118,7 @@ impl Refusal {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Refusal::SignIn | Refusal::OperatorOnly | Refusal::RelaysOnly => "sign-in",
+            Refusal::WrongSignIn => "wrong-sign-in",
             Refusal::TokenExpired => "token-expired",
             Refusal::NotAllowed { .. } => "not-allowed",
             Refusal::Changed => "changed",
@@ -136,9 +143,11 @@ impl Refusal {
 
     fn status(&self) -> StatusCode {
         match self {
-            Refusal::SignIn | Refusal::OperatorOnly | Refusal::RelaysOnly | Refusal::TokenExpired => {
-                StatusCode::UNAUTHORIZED
-            }
+            Refusal::SignIn
+            | Refusal::OperatorOnly
+            | Refusal::RelaysOnly
+            | Refusal::TokenExpired
+            | Refusal::WrongSignIn => StatusCode::UNAUTHORIZED,
             Refusal::NotAllowed { .. } => StatusCode::FORBIDDEN,
             Refusal::Changed => StatusCode::PRECONDITION_FAILED,
             Refusal::NoSuchPage | Refusal::Missing { .. } => StatusCode::NOT_FOUND,

@@ -7,9 +7,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use crate::access::Access::{Everybody, Operator, Relays, Tenant};
 use crate::access::{Access, Right};
 use crate::api::{
-    ApproveDevice, CaKey, Computer, Delegate, Device, Group, InForce, Named, NewCaKey, NewGroup, NewPerson,
-    NewStatement, NewTechnician, NewToken, Page, PendingDevice, Person, Shares, Status, Technician, TechnicianChange,
-    Tenant as TenantRow, TenantCreated, Ticket, Token, TokenCreated, TrailEntry, Waiting,
+    ApproveDevice, CaKey, Computer, Delegate, Device, Group, InForce, Named, NewCaKey, NewGroup, NewPerson, NewSignIn,
+    NewStatement, NewTechnician, NewToken, Page, PendingDevice, Person, Shares, SignIn, SignInMade, Status, Technician,
+    TechnicianChange, Tenant as TenantRow, TenantCreated, Ticket, Token, TokenCreated, TrailEntry, Waiting,
 };
 use crate::http::{Answer, Call, answer};
 use crate::people::seen_by;
@@ -131,6 +131,11 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
         answer(OK, &inner.statements(call.tenant)?)
     }),
     get(FEED, Relays, "What regional relays need to know, as it changes", anything, |_, _| Err(Refusal::RelaysOnly)),
+    post("/sign-in", Everybody, "Sign in with a password and a one-time code, for a token", |inner, call| {
+        answer(CREATED, &inner.sign_in(call.json()?, call.now)?)
+    })
+    .takes(of::<SignIn>)
+    .answers(CREATED, of::<TokenCreated>),
     list("/tenants", Operator, "List the tenants", of::<Page<TenantRow>>, |inner, call| {
         answer(OK, &inner.tenants(&call.slice)?)
     }),
@@ -174,6 +179,11 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
     get("/tenants/{tenant}", WORK, "The tenant at a glance", of::<Status>, |inner, call| {
         answer(OK, &inner.status(call.tenant, call.now)?)
     }),
+    put("/tenants/{tenant}/sign-in", WORK, "Set one's own password, and get the secret of the codes", |inner, call| {
+        answer(OK, &inner.new_sign_in(call, call.json()?)?)
+    })
+    .takes(of::<NewSignIn>)
+    .answers(OK, of::<SignInMade>),
     list("/tenants/{tenant}/tokens", MANAGE, "List the tenant's tokens", of::<Page<Token>>, |inner, call| {
         answer(OK, &inner.tokens(Some(call.tenant), &call.slice)?)
     }),
@@ -212,6 +222,9 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
     )
     .takes(of::<TechnicianChange>)
     .answers(OK, of::<Technician>),
+    delete("/tenants/{tenant}/technicians/{technician}/sign-in", MANAGE, "Take a password and its tokens away", {
+        |inner, call| inner.remove_sign_in(call)
+    }),
     list("/tenants/{tenant}/groups", WORK, "List the groups of technicians", of::<Page<Group>>, |inner, call| {
         answer(OK, &inner.groups(call.tenant, &call.slice)?)
     }),

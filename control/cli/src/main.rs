@@ -74,6 +74,9 @@ enum Command {
     /// Make, change and list groups of technicians
     #[command(subcommand)]
     Group(people::Groups),
+    /// Sign in with a password and a one-time code, and set them
+    #[command(subcommand)]
+    SignIn(people::SignIns),
     /// Make, list and remove tokens for the API, each with a role and an end
     #[command(subcommand)]
     Token(people::Tokens),
@@ -168,6 +171,7 @@ fn run(arguments: Arguments) -> Result<()> {
             Command::Person(command) => people::people(command).await,
             Command::Technician(command) => people::technicians(command, &profile).await,
             Command::Group(command) => people::groups(command, &profile).await,
+            Command::SignIn(command) => people::sign_ins(command, &profile).await,
             Command::Token(command) => people::tokens(command, &profile).await,
             Command::Ticket(command) => ticket::run(command, &profile).await,
             Command::Device(command) => device::run(command, &profile).await,

@@ -26,6 +26,15 @@ pub(crate) fn choose(name: &str, file: Option<&Path>) -> Result<Zeroizing<String
     Ok(password)
 }
 
+/// A new password that somebody else judges: typed twice.
+pub(crate) fn twice(prompt: &str, file: Option<&Path>) -> Result<Zeroizing<String>> {
+    let password = ask(prompt, file)?;
+    if file.is_none() && prompt_hidden("The same password again: ")? != password {
+        bail!("the two passwords differ; nothing was done");
+    }
+    Ok(password)
+}
+
 fn prompt_hidden(prompt: &str) -> Result<Zeroizing<String>> {
     let password = rpassword::prompt_password(prompt);
     password.map(Zeroizing::new).context("there is no terminal to ask for the password on; use --password-file")

@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
+use gatepass_client::{Http, Proxies, Tls};
 use gatepass_control::api::{
-    Computer, Delegate, Group, NewGroup, NewPerson, NewTechnician, NewToken, Person, Role, Shares, Technician,
-    TechnicianChange, Token, TokenCreated,
+    Computer, Delegate, Group, NewGroup, NewPerson, NewSignIn, NewTechnician, NewToken, Person, Role, Shares, SignIn,
+    SignInMade, Technician, TechnicianChange, Token, TokenCreated,
 };
 use gatepass_protocol::ids::{Serial, TechnicianId};
 
+use crate::profile::Profile;
 use crate::session::{self, Session};
 use crate::tenant::{self, Operator};
-use crate::{files, keys, say, show};
+use crate::{files, keys, password, say, show};
 
 /// Add, change and list technicians, the people who may approve
 #[derive(Subcommand)]
@@ -130,6 +132,36 @@ pub(crate) enum People {
     List(Operator),
 }
 
+/// Sign in with a password and a one-time code
+#[derive(Subcommand)]
+pub(crate) enum SignIns {
+    /// Set your password, with a token of your own; writes the secret of your one-time codes for your authenticator
+    Setup {
+        /// Where to write the secret, an otpauth:// address (mode 0600): give it to the authenticator, then delete it
+        #[arg(long, value_name = "FILE")]
+        codes_file: PathBuf,
+        /// Read the password from this file (mode 0600) instead of asking for it
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Sign in: puts a token for twelve hours in the place of the profile's
+    As {
+        /// Your name as a technician
+        name: String,
+        /// The six digits that the authenticator shows now [default: asked for]
+        #[arg(long)]
+        code: Option<String>,
+        /// Read the password from this file (mode 0600) instead of asking for it
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Take a technician's password, codes and tokens away, as an administrator
+    Remove {
+        /// The technician's name
+        name: String,
+    },
+}
+
 /// With whom a computer is shared from now on.
 #[derive(Args)]
 pub(crate) struct Share {
@@ -237,6 +269,47 @@ pub(crate) async fn tokens(command: Tokens, profile: &Path) -> Result<()> {
                 let whose = names_of(one.technician.as_slice(), &names);
                 vec![one.id.to_string(), one.name.clone(), one.role.to_string(), whose, until]
             })
+        }
+    }
+}
+
+pub(crate) async fn sign_ins(command: SignIns, profile: &Path) -> Result<()> {
+    match command {
+        SignIns::Setup { codes_file, password_file } => {
+            let session = Session::open(profile)?;
+            if codes_file.exists() {
+                bail!("{} is there already and is not overwritten", codes_file.display());
+            }
+            let chosen = password::twice("New password: ", password_file.as_deref())?;
+            let new = NewSignIn { password: chosen.to_string() };
+            let made: SignInMade = session.put("/sign-in", &new).await?;
+            files::write_secret(&codes_file, &made.uri)?;
+            say(&format!(
+                "{}  the secret of your codes: give it to your authenticator, then delete the file",
+                codes_file.display()
+            ))
+        }
+        SignIns::As { name, code, password_file } => {
+            let profile = Profile::read(profile)?;
+            let tls = Tls::from_pem(profile.server_ca_pem()?.as_deref())?;
+            let http = Http::new(&profile.url, tls, Proxies::from_environment()?)?;
+            let password = password::ask("Password: ", password_file.as_deref())?;
+            let code = code.map_or_else(|| crate::ask("Code: "), Ok)?;
+            let tenant = profile.tenant()?;
+            let sign_in = SignIn { tenant, name, password: password.to_string(), code };
+            let made: TokenCreated = http.post_json("/api/v1/sign-in", &sign_in).await?;
+            files::replace(&profile.token_file, &made.secret)?;
+            let until = made.token.expires.map_or_else(|| "it is removed".to_owned(), show::time);
+            say(&format!("signed in as {} until {until}", made.token.role))
+        }
+        SignIns::Remove { name } => {
+            let session = Session::open(profile)?;
+            let one = session.technician(&name).await?;
+            session.delete(&format!("/technicians/{}/sign-in", one.id)).await?;
+            say(&format!(
+                "{} can't sign in any more, and has no tokens; a new token and 'sign-in setup' begin anew",
+                one.name
+            ))
         }
     }
 }

@@ -6,6 +6,8 @@ mod harness;
 
 use std::fs;
 
+use gatepass_client::edge;
+
 use harness::{Administrator, Computer, Server};
 
 #[test]
@@ -17,9 +19,17 @@ fn every_command_of_the_guide_to_people_works() {
         server.enrol_agent(&Computer::with(&ticket, name).enrolment()).unwrap();
     }
     fs::copy(server.folder.path().join("operator.token"), admin.path("operator.token")).unwrap();
+    let profile = fs::read_to_string(admin.path("gatepass/profile.toml")).unwrap();
+    let own = admin.path("cleo.token").display().to_string();
+    let own = profile
+        .lines()
+        .map(|line| if line.starts_with("token_file") { format!("token_file = \"{own}\"") } else { line.into() });
+    admin.write("cleo.toml", &own.collect::<Vec<String>>().join("\n"));
     let mut said = String::new();
     for command in commands(include_str!("../../../docs/guides/people.md")) {
-        let words = words(&command.replace("$URL", &server.url));
+        let command = command.replace("$URL", &server.url);
+        let command = if command.contains("$CODE") { command.replace("$CODE", &code(&admin)) } else { command };
+        let words = words(&command);
         let arguments: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
         let answer = admin.run(&arguments);
         assert!(answer.ok, "{command}: {}", answer.err);
@@ -31,6 +41,7 @@ fn every_command_of_the_guide_to_people_works() {
         "inventory script",
         "db01 is shared with all administrators, bo",
         "dana is a technician of \"Acme\"",
+        "signed in as auditor until",
         "_gatepass",
     ] {
         assert!(said.contains(outcome), "{outcome}: {said}");
@@ -53,6 +64,14 @@ fn every_command_of_the_guide_to_people_works() {
     admin.did(&format!("token remove {id}"));
     assert!(ask("inventory.token", "/computers").is_err());
     assert!(!tokens.contains(&token("inventory.token")));
+}
+
+/// What cleo's authenticator shows.
+fn code(admin: &Administrator) -> String {
+    let uri = fs::read_to_string(admin.path("cleo.codes")).unwrap();
+    let secret = uri.split("secret=").nth(1).unwrap().split('&').next().unwrap();
+    let secret = totp_rs::Secret::try_from_base32(secret).unwrap();
+    totp_rs::Builder::new().with_secret(secret).build().unwrap().generate(edge::now()).to_string()
 }
 
 /// The lines of the shell blocks.

@@ -22,7 +22,7 @@ use super::*;
 use crate::api::{Named, NewCaKey, NewStatement, NewTechnician, Role, Technician, trail_hash};
 use crate::http::Slice;
 use crate::problem::Refusal;
-use crate::{Control, http, rng};
+use crate::{Control, http, matrix, rng};
 
 /// An empty database, of which there are as many as a test wants.
 struct World<'a> {
@@ -34,6 +34,7 @@ fn open_with(database: &Database, known: &[Migration]) -> Result<Store, StoreErr
     Store::open_with(database, known, Patience::Short)
 }
 
+type OfPeople = (&'static str, fn(&matrix::World));
 type Promise = (&'static str, fn(&World<'_>));
 
 const PROMISES: &[Promise] = &[
@@ -51,9 +52,22 @@ const PROMISES: &[Promise] = &[
     ("a backup of the first version is restored", a_backup_of_the_first_version_is_restored),
 ];
 
+/// What is promised of people and of whom a computer is shared with.
+const OF_PEOPLE: &[OfPeople] = &[
+    ("nobody sees another tenant", matrix::nobody_sees_or_changes_anything_of_another_tenant),
+    ("a token ends", matrix::a_token_ends_when_it_says_and_when_its_technicians_role_changes),
+    ("a technician sees what is shared", matrix::a_technician_sees_the_computers_that_are_shared_with_them),
+    ("two do not undo each other", matrix::two_who_change_the_same_thing_do_not_undo_each_other),
+    ("a list is whole", matrix::a_list_is_given_page_by_page_with_nothing_twice_and_nothing_left_out),
+];
+
 fn keep_all(world: &World<'_>) {
     for (name, promise) in PROMISES {
         assert!(catch_unwind(AssertUnwindSafe(|| promise(world))).is_ok(), "not kept: {name}");
+    }
+    for (name, promise) in OF_PEOPLE {
+        let people = matrix::World::of(&(world.fresh)(), TempDir::new().unwrap());
+        assert!(catch_unwind(AssertUnwindSafe(|| promise(&people))).is_ok(), "not kept: {name}");
     }
 }
 

@@ -24,6 +24,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("migrations/3.sqlite.sql"),
         postgres: include_str!("migrations/3.postgres.sql"),
     },
+    Migration { both: include_str!("migrations/4.sql"), sqlite: "", postgres: "" },
 ];
 
 /// What Postgres calls the same things.

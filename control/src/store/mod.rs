@@ -1,5 +1,5 @@
 //! The database: one SQLite file, or Postgres. [`Store`] is what both are; the queries are beside it, one file a subject, in the
-//! one SQL of [`sql`], and [`conformance`](self) says what both have to hold.
+//! one SQL of [`sql`], and the tests in `conformance.rs` are what both have to hold.
 //!
 //! Every call here blocks on the disk or the network, so the HTTP side only makes them inside `spawn_blocking`. A write is one
 //! transaction from its first check to its last row: a ticket can't be used twice by two computers that arrive together.
@@ -11,6 +11,7 @@ mod migrations;
 mod people;
 mod postgres;
 mod postgres_tls;
+mod sign_ins;
 mod sql;
 mod sqlite;
 mod statements;
@@ -26,6 +27,7 @@ pub(crate) use enrolment::*;
 pub(crate) use events::{Actor, append, page};
 pub(crate) use people::*;
 pub use postgres::Reason;
+pub(crate) use sign_ins::*;
 pub(crate) use sql::{Db, Value};
 pub(crate) use statements::{insert as insert_statement, newest, newest_epoch};
 pub(crate) use tenants::*;
@@ -48,11 +50,8 @@ pub enum StoreError {
     /// It can't be reached: repeat once it can.
     #[error("the database can't be reached ({0}); nothing was written, try again")]
     Gone(Reason),
-    /// It went away at the very end: look before repeating, or repeat with the same idempotency key.
-    #[error(
-        "the database went away while this was being kept, so it may or may not be; look, or repeat it with the same \
-         idempotency key"
-    )]
+    /// It went away at the very end: look before repeating.
+    #[error("the database went away while this was being kept, so it may be kept or not; look before you repeat it")]
     Unsure,
     /// Start the newer program again.
     #[error(
