@@ -13,6 +13,7 @@ use hyper::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
     IF_NONE_MATCH, USER_AGENT,
 };
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,13 +27,20 @@ use crate::access::{self, Access, Caller};
 use crate::api::{Page, hex};
 use crate::problem::Refusal;
 use crate::routes::{self, FEED};
-use crate::{Control, Inner};
+use crate::store::{self, Db, Repeatable, StoreError};
+use crate::{Control, Inner, token};
 
 /// A phone on a bad line sends 2 KiB in less.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a request waits for a thread before it is told to come back.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The header of the IETF's draft-ietf-httpapi-idempotency-key-header.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Room for a UUID or two.
+const LONGEST_KEY: usize = 100;
 
 /// What an endpoint has to say.
 #[derive(Debug)]
@@ -77,6 +85,8 @@ pub(crate) struct Call<'a> {
     pub(crate) slice: Slice,
     pub(crate) body: &'a [u8],
     pub(crate) if_match: Option<&'a str>,
+    /// Whether this may be a repetition, and of what.
+    pub(crate) repeatable: Option<Repeatable>,
     /// Which program asks, by its own word.
     pub(crate) agent: Option<&'a str>,
     pub(crate) host: Option<&'a str>,
@@ -101,6 +111,30 @@ impl Call<'_> {
         let tag = tag(&to_json(current)?);
         let fits = wanted.split(',').map(str::trim).any(|one| one == "*" || one == tag);
         if fits { Ok(()) } else { Err(Refusal::Changed) }
+    }
+
+    /// Carries out a write, once: repeated with the same idempotency key, it is only answered again. Says whether it was done now.
+    pub(crate) fn once<T: Serialize + DeserializeOwned>(
+        &self,
+        db: &mut dyn Db,
+        work: impl FnOnce(&mut dyn Db) -> Result<T, Refusal>,
+    ) -> Result<(T, bool), Refusal> {
+        let Some(repeatable) = &self.repeatable else { return Ok((work(db)?, true)) };
+        match store::answered(db, repeatable)? {
+            Some((request, _)) if request != repeatable.request => {
+                Err(Refusal::Fix("this idempotency key was used for another request; make a new one".to_owned()))
+            }
+            Some((_, answer)) => {
+                let answer = serde_json::from_str(&answer);
+                Ok((answer.map_err(|_| StoreError::Damaged("a kept answer can't be read"))?, false))
+            }
+            None => {
+                let done = work(db)?;
+                let answer = serde_json::to_string(&done).map_err(|error| Refusal::Fix(error.to_string()))?;
+                store::keep_answer(db, repeatable, &answer, self.now)?;
+                Ok((done, true))
+            }
+        }
     }
 
     /// Where the caller called.
@@ -187,12 +221,15 @@ impl Control {
         }
         let slice = Slice::of(query)?;
         // Asked before the body is read: strangers make us hold a few KiB each, and not a megabyte.
+        let repeatable = |body: &[u8]| repeatable(&head, &bearer, body);
         let who = {
+            let bearer = bearer.clone();
             let (path, method) = (path.clone(), head.method.clone());
             self.blocking(move |inner| inner.let_in(&method, &path, bearer.as_deref().map(String::as_str), now()))
                 .await?
         };
         let body = read(body, endpoint.largest).await?;
+        let repeatable = repeatable(&body)?;
         let (method, headers) = (head.method.clone(), head.headers.clone());
         let answer = self
             .blocking(move |inner| {
@@ -205,6 +242,7 @@ impl Control {
                     slice,
                     body: &body,
                     if_match: text(IF_MATCH),
+                    repeatable,
                     agent: text(USER_AGENT),
                     host: text(HOST),
                     now: now(),
@@ -264,6 +302,22 @@ pub(crate) fn now() -> u64 {
 fn bearer(headers: &HeaderMap) -> Option<Zeroizing<String>> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     value.strip_prefix("Bearer ").map(|token| Zeroizing::new(token.to_owned()))
+}
+
+/// A request with an idempotency key: the same key means the same only with the same token and the same words.
+fn repeatable(head: &Parts, bearer: &Option<Zeroizing<String>>, body: &[u8]) -> Result<Option<Repeatable>, Refusal> {
+    let (Some(key), Some(bearer)) = (head.headers.get(IDEMPOTENCY_KEY), bearer) else { return Ok(None) };
+    let key = key.to_str().ok().filter(|key| (1..=LONGEST_KEY).contains(&key.len()));
+    let key =
+        key.ok_or_else(|| Refusal::Fix(format!("an idempotency key has 1 to {LONGEST_KEY} letters and digits")))?;
+    let request = Sha256::new()
+        .chain_update(head.method.as_str())
+        .chain_update(b" ")
+        .chain_update(head.uri.path())
+        .chain_update(b"\n")
+        .chain_update(body)
+        .finalize();
+    Ok(Some(Repeatable { caller: token::hash(bearer), key: key.to_owned(), request: request.into() }))
 }
 
 async fn read(body: Incoming, limit: usize) -> Result<Bytes, Refusal> {

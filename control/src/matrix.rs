@@ -42,9 +42,20 @@ pub(crate) struct World {
     _folder: TempDir,
 }
 
-fn call(tenant: TenantId, who: Option<Caller>) -> Call<'static> {
-    let (if_match, agent, host) = (None, None, None);
-    Call { who, tenant, places: Vec::new(), slice: Slice::default(), body: b"{}", if_match, agent, host, now: NOW }
+pub(crate) fn call(tenant: TenantId, who: Option<Caller>) -> Call<'static> {
+    let (if_match, agent, host, repeatable) = (None, None, None, None);
+    Call {
+        who,
+        tenant,
+        places: Vec::new(),
+        slice: Slice::default(),
+        body: b"{}",
+        if_match,
+        repeatable,
+        agent,
+        host,
+        now: NOW,
+    }
 }
 
 fn world() -> World {
@@ -56,7 +67,7 @@ fn tenant(control: &Control, name: &'static str) -> Tenant {
     let inner = &control.inner;
     let id = inner.new_tenant(&Named { name: format!("{name} inc") }, NOW).unwrap().id;
     let new = NewTechnician { name: format!("{name}-t"), email: format!("t@{name}"), role: Role::Technician };
-    let technician = inner.new_technician(id, new, NOW).unwrap().id;
+    let technician = inner.new_technician(&call(id, None), new).unwrap().id;
     let new = NewGroup { name: format!("{name} group"), technicians: vec![technician] };
     let group = inner.new_group(&call(id, None), new).unwrap().id;
     let new = NewToken { name: format!("{name} token"), role: Role::ReadOnly, technician: None, days: 1 };
@@ -280,7 +291,7 @@ pub(crate) fn a_list_is_given_page_by_page_with_nothing_twice_and_nothing_left_o
     let (inner, ours) = (&world.control.inner, &world.ours);
     for number in 0..10 {
         let new = NewTechnician { name: format!("t{number}"), email: String::new(), role: Role::Technician };
-        inner.new_technician(ours.id, new, NOW).unwrap();
+        inner.new_technician(&call(ours.id, None), new).unwrap();
     }
     let (mut slice, mut found) = (Slice { after: Vec::new(), limit: 3 }, Vec::new());
     loop {
@@ -296,6 +307,31 @@ pub(crate) fn a_list_is_given_page_by_page_with_nothing_twice_and_nothing_left_o
     for wrong in ["after=x", "after=zz", "limit=many", "page=2", "after=é0"] {
         assert!(Slice::of(wrong).is_err(), "{wrong}");
     }
+}
+
+/// A request that is repeated, because its answer was lost, is done once.
+pub(crate) fn what_is_repeated_is_done_once(world: &World) {
+    let (inner, ours) = (&world.control.inner, &world.ours);
+    let with = |key: &str, request| {
+        let repeatable = store::Repeatable { caller: [1; 32], key: key.to_owned(), request: [request; 32] };
+        Call { repeatable: Some(repeatable), ..call(ours.id, None) }
+    };
+    let group =
+        |call: &Call<'_>, name: &str| inner.new_group(call, NewGroup { name: name.into(), technicians: Vec::new() });
+    let first = group(&with("a", 1), "first").unwrap();
+    assert_eq!(group(&with("a", 1), "first").unwrap().id, first.id);
+    assert!(matches!(group(&with("b", 1), "first"), Err(Refusal::Exists { .. })), "another key is another request");
+    assert!(matches!(group(&with("a", 2), "second"), Err(Refusal::Fix(_))), "the same key for something else");
+    let before = inner.groups(ours.id, &Slice::default()).unwrap().items.len();
+    assert_eq!(before, 2);
+    let new = || NewToken { name: "one".into(), role: Role::ReadOnly, technician: None, days: 1 };
+    let made = inner.new_token(Some(ours.id), &with("t", 3), new()).unwrap();
+    let again = inner.new_token(Some(ours.id), &with("t", 3), new()).err().unwrap();
+    assert!(again.to_string().contains(&made.token.id.to_string()), "{again}");
+    // What failed is not remembered, and a key is forgotten after a day.
+    let later = Call { now: NOW + 86_401, ..with("a", 9) };
+    group(&Call { now: NOW + 86_401, ..with("c", 4) }, "third").unwrap();
+    assert_eq!(group(&later, "fourth").unwrap().name, "fourth");
 }
 
 #[test]

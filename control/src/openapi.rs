@@ -89,6 +89,10 @@ fn parameters(endpoint: &Endpoint) -> Vec<Value> {
     if endpoint.method == Method::PUT || endpoint.method == Method::DELETE {
         parameters.push(header("If-Match", "Only if it still is what this ETag says"));
     }
+    let is_repeatable = endpoint.method == Method::POST && endpoint.access != Access::Everybody;
+    if is_repeatable {
+        parameters.push(header("Idempotency-Key", "Repeated with the same key within a day, it is not done twice"));
+    }
     if endpoint.method == Method::GET {
         parameters.push(header("If-None-Match", "304 if it still is what this ETag says"));
     }

@@ -35,11 +35,11 @@ impl Inner {
         self.store.read(|db| technician(db, tenant, id))
     }
 
-    pub(crate) fn new_technician(&self, tenant: TenantId, new: NewTechnician, now: u64) -> Result<Technician, Refusal> {
+    pub(crate) fn new_technician(&self, call: &Call<'_>, new: NewTechnician) -> Result<Technician, Refusal> {
         let NewTechnician { name, email, role } = new;
         let id = TechnicianId::random(&mut rng());
-        let one = Technician { id, name: account_name(name)?, email, role, delegated: false, added: now };
-        self.add_technician(tenant, one, now)
+        let one = Technician { id, name: account_name(name)?, email, role, delegated: false, added: call.now };
+        self.add_technician(call, one)
     }
 
     /// Makes one of the operator's people a technician of a tenant, whose CA then decides whether to sign for them.
@@ -48,17 +48,21 @@ impl Inner {
         let person = self.store.read(|db| store::person(db, delegate.person))?;
         let Person { id, name, email, .. } = person.ok_or_else(|| missing("person", delegate.person))?;
         let one = Technician { id, name, email, role: delegate.role, delegated: true, added: call.now };
-        self.add_technician(call.tenant, one, call.now)
+        self.add_technician(call, one)
     }
 
-    fn add_technician(&self, tenant: TenantId, one: Technician, now: u64) -> Result<Technician, Refusal> {
+    fn add_technician(&self, call: &Call<'_>, one: Technician) -> Result<Technician, Refusal> {
+        let tenant = call.tenant;
         let one = Technician { email: good_email(one.email, true)?, role: of_a_tenant(one.role)?, ..one };
-        self.store.write(Scope::Tenant(tenant), |db| {
-            store::insert_technician(db, tenant, &one)?;
-            let act = if one.delegated { "technician delegated" } else { "technician added" };
-            note(db, tenant, now, act, &one.name, &format!("{}, {}", one.id, one.role))
+        let added = self.store.write(Scope::Tenant(tenant), |db| {
+            call.once(db, |db| {
+                store::insert_technician(db, tenant, &one)?;
+                let act = if one.delegated { "technician delegated" } else { "technician added" };
+                note(db, tenant, call.now, act, &one.name, &format!("{}, {}", one.id, one.role))?;
+                Ok(one)
+            })
         })?;
-        Ok(one)
+        Ok(added.0)
     }
 
     pub(crate) fn change_technician(&self, call: &Call<'_>, change: TechnicianChange) -> Result<Technician, Refusal> {
@@ -82,12 +86,14 @@ impl Inner {
         Ok(slice.page(people, |one| &one.id.0))
     }
 
-    pub(crate) fn new_person(&self, new: NewPerson, now: u64) -> Result<Person, Refusal> {
+    pub(crate) fn new_person(&self, call: &Call<'_>, new: NewPerson) -> Result<Person, Refusal> {
         let id = TechnicianId::random(&mut rng());
         let (name, email) = (account_name(new.name)?, good_email(new.email, false)?);
-        let person = Person { id, name, email, added: now };
-        self.store.write(Scope::Operator, |db| store::insert_person(db, &person))?;
-        Ok(person)
+        let person = Person { id, name, email, added: call.now };
+        let added = self
+            .store
+            .write(Scope::Operator, |db| call.once(db, |db| store::insert_person(db, &person).map(|()| person)))?;
+        Ok(added.0)
     }
 
     pub(crate) fn groups(&self, tenant: TenantId, slice: &Slice) -> Result<Page<Group>, Refusal> {
@@ -101,11 +107,14 @@ impl Inner {
 
     pub(crate) fn new_group(&self, call: &Call<'_>, new: NewGroup) -> Result<Group, Refusal> {
         let (tenant, group) = (call.tenant, good_group(Serial::random(&mut rng()), new)?);
-        self.store.write(Scope::Tenant(tenant), |db| {
-            store::insert_group(db, tenant, &group)?;
-            note(db, tenant, call.now, "group made", &group.name, &members(&group))
+        let made = self.store.write(Scope::Tenant(tenant), |db| {
+            call.once(db, |db| {
+                store::insert_group(db, tenant, &group)?;
+                note(db, tenant, call.now, "group made", &group.name, &members(&group))?;
+                Ok(group)
+            })
         })?;
-        Ok(group)
+        Ok(made.0)
     }
 
     pub(crate) fn change_group(&self, call: &Call<'_>, new: NewGroup) -> Result<Group, Refusal> {
@@ -177,26 +186,44 @@ impl Inner {
             expires: Some(call.now + new.days * 86_400),
         };
         let scope = owner.map_or(Scope::Operator, Scope::Tenant);
-        self.store.write(scope, |db| {
-            match (owner, new.technician) {
-                (Some(tenant), Some(id)) => {
-                    let whose = technician(db, tenant, id)?;
-                    if !new.role.is_within(whose.role) {
-                        let Technician { name, role, .. } = whose;
-                        return Err(Refusal::Fix(format!(
-                            "{name} has the role {role}, which does not include {}",
-                            new.role
-                        )));
+        let (token, is_new) = self.store.write(scope, |db| {
+            call.once(db, |db| {
+                match (owner, new.technician) {
+                    (Some(tenant), Some(id)) => {
+                        let whose = technician(db, tenant, id)?;
+                        if !new.role.is_within(whose.role) {
+                            let Technician { name, role, .. } = whose;
+                            return Err(Refusal::Fix(format!(
+                                "{name} has the role {role}, which does not include {}",
+                                new.role
+                            )));
+                        }
                     }
+                    (None, Some(_)) => {
+                        return Err(Refusal::Fix("the operator has no technicians, but people".to_owned()));
+                    }
+                    (_, None) => {}
                 }
-                (None, Some(_)) => return Err(Refusal::Fix("the operator has no technicians, but people".to_owned())),
-                (_, None) => {}
-            }
-            let Some(tenant) = owner else { return Ok(store::insert_token(db, None, &token, &hash)?) };
-            store::tenant(db, tenant)?.ok_or_else(|| missing("tenant", tenant))?;
-            store::insert_token(db, owner, &token, &hash)?;
-            note(db, tenant, call.now, "token made", &token.id.to_string(), &format!("{}, {}", token.name, token.role))
+                let Some(tenant) = owner else {
+                    store::insert_token(db, None, &token, &hash)?;
+                    return Ok(token);
+                };
+                store::tenant(db, tenant)?.ok_or_else(|| missing("tenant", tenant))?;
+                store::insert_token(db, owner, &token, &hash)?;
+                note(
+                    db,
+                    tenant,
+                    call.now,
+                    "token made",
+                    &token.id.to_string(),
+                    &format!("{}, {}", token.name, token.role),
+                )?;
+                Ok(token)
+            })
         })?;
+        if !is_new {
+            return Err(Refusal::SecretShown(token.id.to_string()));
+        }
         Ok(TokenCreated { token, secret: secret.to_string() })
     }
 

@@ -44,6 +44,11 @@ pub enum Refusal {
     /// Fetch it again, and decide again.
     #[error("it was changed by somebody else since you looked, and is left as it is; look again")]
     Changed,
+    /// Remove what was made, and make it again with another key.
+    #[error(
+        "this was done before with the same idempotency key, as {0}, and its secret was shown then: remove that one, and ask for another"
+    )]
+    SecretShown(String),
     /// Correct the address.
     #[error("there is nothing at this address for this method")]
     NoSuchPage,
@@ -122,6 +127,7 @@ impl Refusal {
             Refusal::TokenExpired => "token-expired",
             Refusal::NotAllowed { .. } => "not-allowed",
             Refusal::Changed => "changed",
+            Refusal::SecretShown(_) => "secret-shown",
             Refusal::NoSuchPage => "no-such-page",
             Refusal::Fix(_) => "fix",
             Refusal::TooLarge { .. } => "too-large",
@@ -154,7 +160,7 @@ impl Refusal {
             Refusal::Fix(_) => StatusCode::BAD_REQUEST,
             Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::Slow => StatusCode::REQUEST_TIMEOUT,
-            Refusal::Exists { .. } | Refusal::EpochBehind { .. } => StatusCode::CONFLICT,
+            Refusal::Exists { .. } | Refusal::EpochBehind { .. } | Refusal::SecretShown(_) => StatusCode::CONFLICT,
             Refusal::Statement { .. } | Refusal::TicketExpired | Refusal::TicketUsedUp { .. } => StatusCode::FORBIDDEN,
             Refusal::Overloaded | Refusal::Store(StoreError::Busy | StoreError::Gone(_) | StoreError::Unsure) => {
                 StatusCode::SERVICE_UNAVAILABLE

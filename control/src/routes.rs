@@ -148,7 +148,7 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
         answer(OK, &inner.people(&call.slice)?)
     }),
     post("/people", Operator, "Add one of the operator's people", |inner, call| {
-        answer(CREATED, &inner.new_person(call.json()?, call.now)?)
+        answer(CREATED, &inner.new_person(call, call.json()?)?)
     })
     .takes(of::<NewPerson>)
     .answers(CREATED, of::<Person>),
@@ -207,7 +207,7 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
         answer(OK, &inner.technicians(call.tenant, &call.slice)?)
     }),
     post("/tenants/{tenant}/technicians", MANAGE, "Add a technician", |inner, call| {
-        answer(CREATED, &inner.new_technician(call.tenant, call.json()?, call.now)?)
+        answer(CREATED, &inner.new_technician(call, call.json()?)?)
     })
     .takes(of::<NewTechnician>)
     .answers(CREATED, of::<Technician>),

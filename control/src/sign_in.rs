@@ -205,7 +205,7 @@ mod tests {
             let control = Control::open(&folder.path().join("control.db")).unwrap();
             let tenant = control.inner.new_tenant(&Named { name: "Acme".into() }, NOW).unwrap().id;
             let new = NewTechnician { name: "cleo".into(), email: String::new(), role: Role::Auditor };
-            let who = control.inner.new_technician(tenant, new, NOW).unwrap().id;
+            let who = control.inner.new_technician(&crate::matrix::call(tenant, None), new).unwrap().id;
             let made = control.inner.new_sign_in(&own(tenant, who), NewSignIn { password: PASSWORD.into() }).unwrap();
             let secret = made.uri.split("secret=").nth(1).unwrap().split('&').next().unwrap();
             let secret = totp_rs::Secret::try_from_base32(secret).unwrap();
@@ -225,8 +225,7 @@ mod tests {
 
     fn own(tenant: TenantId, technician: TechnicianId) -> Call<'static> {
         let who = Some(Caller { role: Role::Auditor, tenant: Some(tenant), technician: Some(technician) });
-        let (if_match, agent, host) = (None, None, None);
-        Call { who, tenant, places: Vec::new(), slice: Default::default(), body: b"", if_match, agent, host, now: NOW }
+        Call { who, now: NOW, ..crate::matrix::call(tenant, None) }
     }
 
     #[test]

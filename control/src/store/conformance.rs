@@ -20,7 +20,7 @@ use super::cluster::Cluster;
 use super::migrations::{MIGRATIONS, Migration};
 use super::*;
 use crate::api::{Named, NewCaKey, NewStatement, NewTechnician, Role, Technician, trail_hash};
-use crate::http::Slice;
+use crate::http::{Call, Slice};
 use crate::problem::Refusal;
 use crate::{Control, http, matrix, rng};
 
@@ -58,6 +58,7 @@ const OF_PEOPLE: &[OfPeople] = &[
     ("a token ends", matrix::a_token_ends_when_it_says_and_when_its_technicians_role_changes),
     ("a technician sees what is shared", matrix::a_technician_sees_the_computers_that_are_shared_with_them),
     ("two do not undo each other", matrix::two_who_change_the_same_thing_do_not_undo_each_other),
+    ("what is repeated is done once", matrix::what_is_repeated_is_done_once),
     ("a list is whole", matrix::a_list_is_given_page_by_page_with_nothing_twice_and_nothing_left_out),
 ];
 
@@ -125,7 +126,7 @@ impl Tenant {
 
     fn add(&self, name: String) -> Result<Technician, Refusal> {
         let new = NewTechnician { name, email: String::new(), role: Role::Technician };
-        self.control.inner.new_technician(self.id, new, 2)
+        self.control.inner.new_technician(&Call { now: 2, ..matrix::call(self.id, None) }, new)
     }
 
     fn sign<T: Terms>(&self, epoch: u64, keys: Vec<CertifiedKey>, terms: &T) -> Signed<Statement> {

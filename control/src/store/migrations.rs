@@ -25,6 +25,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         postgres: include_str!("migrations/3.postgres.sql"),
     },
     Migration { both: include_str!("migrations/4.sql"), sqlite: "", postgres: "" },
+    Migration { both: include_str!("migrations/5.sql"), sqlite: "", postgres: "" },
 ];
 
 /// What Postgres calls the same things.

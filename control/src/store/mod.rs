@@ -4,6 +4,7 @@
 //! Every call here blocks on the disk or the network, so the HTTP side only makes them inside `spawn_blocking`. A write is one
 //! transaction from its first check to its last row: a ticket can't be used twice by two computers that arrive together.
 
+mod answers;
 mod copy;
 mod enrolment;
 mod events;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use gatepass_protocol::ids::TenantId;
 
+pub(crate) use answers::*;
 pub(crate) use copy::{back_up, restore};
 pub(crate) use enrolment::*;
 pub(crate) use events::{Actor, append, page};
