@@ -1,5 +1,6 @@
 """Replays docs/vectors with other people's cryptography: `ops/python/check`."""
 
+import hashlib
 import json
 import pathlib
 import re
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gatepass import channel, enrol, trust, vault, wire
+from gatepass import channel, enrol, offline, trust, vault, wire
 from gatepass.qr import BadQr, Qr, tenant_tag
 
 checks = 0
@@ -241,6 +242,51 @@ def sealed(file):
         same(found, case["expect"], case["name"])
 
 
+def offline_codes(file):
+    codes, computer = file["codes"], unhex(file, "computer")
+    store = trust.TrustStore(unhex(file, "tenant"), file["ca_pem"])
+    store.accept(unhex(codes, "policy"), 1_800_000_000)
+    device = store.device([bytes.fromhex(link) for link in codes["device_chain"]], 1_800_000_000)
+    agent = store.agent([bytes.fromhex(link) for link in codes["agent_chain"]], 1_800_000_000)
+    terms = wire.decode(wire.OFFLINE_TERMS, offline.extension(store.policy().statement, offline.OFFLINE_CODES))
+    shared = offline.agree(unhex(codes, "device_private"), offline.extension(agent.statement, offline.OTP_KEY))
+    same(shared, unhex(codes, "shared"), "ECDH at the phone")
+    theirs = offline.extension(device.statement, offline.OTP_KEY)
+    same(offline.agree(unhex(codes, "computer_private"), theirs), shared, "ECDH at the computer")
+    subject, technician, epoch = device.statement["subject"], device.terms["technician"], device.statement["epoch"]
+    same(epoch, codes["epoch"], "epoch")
+    key = offline.code_key(shared, subject, technician, computer, epoch)
+    same(key, unhex(codes, "key"), "K")
+    for case in codes["cases"]:
+        question = {name: case[name] for name in wire.OFFLINE_QUESTION.fields}
+        who = (technician, device.terms["protection"], computer, agent.terms["tags"], case["scenario"], case["kind"])
+        offer = [case["groups"], case["minutes"], case["reason"], case["digits"]]
+        same(offline.offers(store.policy().terms, terms, *who)[0], offer, "offer")
+        same(offline.code(key, question, case["digits"]), case["code"], "code")
+        same(hashlib.sha256(offline.message(question)).digest(), unhex(case, "evidence"), "evidence")
+        if case["time"]:
+            same(case["time"] // 30, case["number"], "step")
+    challenges(file["challenges"], unhex(file, "tenant"), computer)
+
+
+def challenges(file, tenant, computer):
+    def takes(read, *arguments):
+        try:
+            return bool(read(*arguments))
+        except offline.NotAChallenge:
+            return False
+
+    for case in file["good"]:
+        bits = offline.read_challenge(case["text"], computer)
+        same((bits, bits >> 46, offline.challenge_text(bits)), (case["bits"], case["scenario"], case["text"]), "challenge")
+        same(offline.qr_text(tenant, computer, bits, case["account"]), case["qr"], "its QR")
+        same(offline.read_qr(case["qr"]), (tenant_tag(tenant), computer[:8], bits, case["account"]), "its QR, read")
+    for case in file["typed"]:
+        same(takes(offline.read_challenge, case["typed"], computer), case["takes"], case["name"])
+    for case in file["no_qr"]:
+        same(takes(offline.read_qr, case["text"]), False, case["name"])
+
+
 def vaults(file):
     for case in file["cases"]:
         same(vault.open_vault(case["vault"], case["password"]), unhex(case, "secret"), case["name"])
@@ -261,7 +307,7 @@ def main():
     code_names.update((code["number"], code["name"]) for code in files["frames"]["codes"])
     replays = {
         "qr": qr, "handshake": handshake, "confirm": confirm, "frames": frames, "statements": statements, "approval": approval,
-        "sealed": sealed, "vault": vaults,
+        "sealed": sealed, "offline": offline_codes, "vault": vaults,
     }
     same(sorted(files), sorted(replays), "the files")
     for name, replay in replays.items():

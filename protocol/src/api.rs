@@ -158,6 +158,43 @@ impl TenantTrust {
     }
 }
 
+/// POST `/api/v1/directory`: an agent asks for the tenant's phones, a phone for its computers. Answered by [`Directory`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AskDirectory {
+    /// The certificate chain of who asks.
+    pub chain: Vec<Base64>,
+    /// A signed [`DirectoryRequest`](crate::directory::DirectoryRequest).
+    pub request: Base64,
+}
+
+/// Certificate chains, by the time at which they were enrolled. None of them is believed for being here.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Directory {
+    /// Each with its issuer's certificate behind it where that is not a CA.
+    pub chains: Vec<Vec<Base64>>,
+    /// Where the list stops.
+    #[serde(flatten)]
+    pub place: Place,
+    /// There are more behind it.
+    pub more: bool,
+}
+
+/// A place in the directory, to be asked from next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The time at which the last entry was enrolled, in Unix seconds by the control plane's clock.
+    pub since: u64,
+    /// Its identifier.
+    #[serde(with = "text")]
+    pub after: Serial,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { since: 0, after: Serial([0; 16]) }
+    }
+}
+
 /// POST `/api/v1/events`: an agent's event. Answered by [`Kept`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct NewEvent {

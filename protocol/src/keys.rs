@@ -1,9 +1,10 @@
 //! Keys and what they do: Ed25519 signs for a CA, a ticket, an agent and a device's connection; P-256 signs approvals, as
-//! phone hardware can do no other curve; X25519 agrees on channel keys.
+//! phone hardware can do no other curve; X25519 agrees on channel keys, P-256 on those of offline codes.
 //!
 //! Secrets are wiped when dropped and never shown by `Debug`.
 
 use ed25519_dalek::{Signer as _, Verifier as _};
+use p256::elliptic_curve::sec1::ToSec1Point;
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -255,6 +256,60 @@ impl ChannelKey {
     pub fn agree(&self, other: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>, NotContributory> {
         let shared = self.secret.diffie_hellman(&x25519_dalek::PublicKey::from(*other));
         if shared.was_contributory() { Ok(Zeroizing::new(shared.to_bytes())) } else { Err(NotContributory) }
+    }
+}
+
+/// A P-256 key that agrees on the key of offline codes. Wiped on drop.
+pub struct OtpKey(p256::SecretKey);
+
+/// The bytes are no key: not a point of the curve, or not a scalar below its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a P-256 key")]
+pub struct NotP256;
+
+impl OtpKey {
+    /// A fresh key.
+    pub fn generate(rng: &mut impl CryptoRng) -> Self {
+        loop {
+            let mut scalar = Zeroizing::new([0; 32]);
+            rng.fill_bytes(&mut *scalar);
+            // Zero or not below the order happens once in 2^32 draws: draw again.
+            if let Ok(key) = Self::from_bytes(&scalar) {
+                return key;
+            }
+        }
+    }
+
+    /// The key of a scalar (SEC 1, section 2.3.8).
+    pub fn from_bytes(scalar: &[u8; 32]) -> Result<Self, NotP256> {
+        p256::SecretKey::from_slice(scalar).map(Self).map_err(|_| NotP256)
+    }
+
+    /// The scalar, for storing.
+    pub fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.0.to_bytes().into())
+    }
+
+    /// The public half.
+    pub fn public_key(&self) -> PublicKey {
+        let mut point = [0; 65];
+        // An uncompressed point of P-256 has 65 bytes.
+        point.copy_from_slice(self.0.public_key().to_sec1_point(false).as_bytes());
+        PublicKey::P256(point)
+    }
+
+    /// Agrees on a shared secret: the x coordinate (SP 800-56A, section 5.7.1.2). Refuses what is not a point of the curve.
+    pub fn agree(&self, other: &PublicKey) -> Result<Zeroizing<[u8; 32]>, NotP256> {
+        let PublicKey::P256(point) = other else { return Err(NotP256) };
+        let other = p256::PublicKey::from_sec1_bytes(point).map_err(|_| NotP256)?;
+        let shared = p256::ecdh::diffie_hellman(self.0.to_nonzero_scalar(), other.as_affine());
+        Ok(Zeroizing::new((*shared.raw_secret_bytes()).into()))
+    }
+}
+
+impl std::fmt::Debug for OtpKey {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "OtpKey({:?})", self.public_key().kid())
     }
 }
 

@@ -13,6 +13,8 @@
 //! statement, trust     certificates, tickets, policy, revocation, relay list; what an agent or a phone believes
 //! qr, noise, sealed    the QR, the end-to-end channel that it keys, and one-way sealed messages
 //! pairing              the state machines of both ends, from QR to result
+//! offline              codes that let a technician in while the relay is away
+//! directory            whose certificates there are, so that both ends know each other before they are offline
 //! presence             who of a tenant is connected
 //! vault                secrets behind a password
 //! ```
@@ -22,6 +24,7 @@
 pub mod api;
 pub mod channel;
 pub mod code;
+pub mod directory;
 pub mod enrol;
 pub mod event;
 pub mod frame;
@@ -29,6 +32,7 @@ pub mod ids;
 pub mod keys;
 mod noise;
 mod numbered;
+pub mod offline;
 pub mod order;
 pub mod pairing;
 pub mod policy;

@@ -190,6 +190,14 @@ impl Choice {
     }
 }
 
+/// The account that a technician has on each computer ([`AccountKind::Named`]): `gp-` and the name in lower case, where what an
+/// account's name can't have is a hyphen, 32 characters in all.
+pub fn named_account(technician_name: &str) -> String {
+    let fitting = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let short: String = technician_name.trim().chars().map(fitting).take(29).collect();
+    format!("gp-{short}")
+}
+
 /// Whether a wish is granted by one of the choices, and with which duty: `Some(true)` when the confirm code must be typed.
 /// Of several choices that give it, one without the code counts.
 pub fn granted(choices: &[Choice], wish: &Wish<'_>) -> Option<bool> {
@@ -243,6 +251,19 @@ mod tests {
         let hardware_only = Policy { software_keys: false, ..policy };
         assert!(hardware_only.choices(&question(&web)).is_empty());
         assert_eq!(hardware_only.choices(&Question { protection: KeyProtection::Hardware, ..question(&web) }).len(), 1);
+    }
+
+    #[test]
+    fn a_technicians_name_becomes_a_name_that_an_account_can_have() {
+        for (name, account) in [
+            ("alex", "gp-alex"),
+            ("Ann-Marie O'Hara", "gp-ann-marie-o-hara"),
+            ("Zoë", "gp-zo-"),
+            ("../../x", "gp-------x"),
+        ] {
+            assert_eq!(named_account(name), account);
+        }
+        assert_eq!(named_account(&"x".repeat(40)).len(), 32);
     }
 
     #[test]

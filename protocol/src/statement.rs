@@ -45,6 +45,8 @@ numbered! {
         Channel = 2,
         /// Signs approvals, behind a biometric or PIN. P-256.
         Approve = 3,
+        /// Agrees on the key of offline codes ([`crate::offline`]). P-256. A certificate carries it as [`OTP_KEY`].
+        Otp = 4,
     }
 }
 
@@ -57,7 +59,13 @@ pub struct CertifiedKey {
     pub key: PublicKey,
 }
 
-/// A numbered addition that this version does not know.
+/// The extension of a certificate that holds its key for offline codes: 65 bytes, an uncompressed SEC1 point. An extension, because
+/// who came before it refuses a use of a key that it does not know, and passes over this.
+pub const OTP_KEY: u16 = 1;
+/// The extension of a policy that holds [`crate::offline::OfflineTerms`].
+pub const OFFLINE_CODES: u16 = 2;
+
+/// A numbered addition, which a reader may know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extension {
     /// Its number.
@@ -132,7 +140,22 @@ pub struct Draft {
 impl Draft {
     /// Completes the statement with its terms and signs it.
     pub fn sign<T: Terms>(self, terms: &T, issuer: &(impl Signer + ?Sized)) -> Result<Signed<Statement>, SignError> {
+        self.sign_with(terms, Vec::new(), issuer)
+    }
+
+    /// The same with extensions. A key for offline codes becomes one by itself.
+    pub fn sign_with<T: Terms>(
+        self,
+        terms: &T,
+        mut extensions: Vec<Extension>,
+        issuer: &(impl Signer + ?Sized),
+    ) -> Result<Signed<Statement>, SignError> {
         let Draft { serial, tenant, subject, keys, not_before, not_after, epoch } = self;
+        let (otp, keys): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| key.key_use == KeyUse::Otp);
+        extensions.extend(otp.into_iter().map(|CertifiedKey { key, .. }| {
+            let (_, point): (u8, serde_bytes::ByteBuf) = key.into();
+            Extension { id: OTP_KEY, value: point.into_vec().into() }
+        }));
         let statement = Statement {
             version: VERSION,
             kind: T::KIND,
@@ -147,7 +170,7 @@ impl Draft {
             usages: 0,
             constraints: wire::to_vec(terms).into(),
             critical: Vec::new(),
-            extensions: Vec::new(),
+            extensions,
         };
         Signed::sign(statement, issuer)
     }
@@ -161,9 +184,28 @@ impl Statement {
 
     /// The subject's key for a use. A certificate with two keys for one use has none: nobody may choose between them.
     pub fn key(&self, key_use: KeyUse) -> Option<PublicKey> {
+        if key_use == KeyUse::Otp {
+            let point = self.extension(OTP_KEY)?;
+            return point[..].try_into().map(PublicKey::P256).ok();
+        }
         let mut keys = self.keys.iter().filter(|key| key.key_use == key_use);
         match (keys.next(), keys.next()) {
             (Some(key), None) => Some(key.key),
+            _ => None,
+        }
+    }
+
+    /// Every key that it certifies, as they were asked for: the one for offline codes last.
+    pub fn certified_keys(&self) -> Vec<CertifiedKey> {
+        let otp = self.key(KeyUse::Otp).map(|key| CertifiedKey { key_use: KeyUse::Otp, key });
+        self.keys.iter().copied().chain(otp).collect()
+    }
+
+    /// The value of an extension that may be ignored; `None` where it is absent, or there twice.
+    pub fn extension(&self, id: u16) -> Option<&Bytes> {
+        let mut values = self.extensions.iter().filter(|extension| extension.id == id);
+        match (values.next(), values.next()) {
+            (Some(extension), None) => Some(&extension.value),
             _ => None,
         }
     }

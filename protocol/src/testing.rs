@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use crate::{
     enrol::Ticket,
     ids::{ComputerId, DeviceId, Serial, TechnicianId, TenantId},
-    keys::{ChannelKey, PublicKey, SignError, Signer, SigningKey},
+    keys::{ChannelKey, OtpKey, PublicKey, SignError, Signer, SigningKey},
+    offline::OfflineTerms,
     pairing::{
         agent::AgentIdentity,
         messages::{Context, MachineCard, Request, Verification},
@@ -17,7 +18,8 @@ use crate::{
     },
     policy::{AccountKind, Choice, Policy, Rule, Scenario},
     statement::{
-        AgentTerms, CertifiedKey, DeviceTerms, Draft, KeyProtection, KeyUse, Purpose, RevocationTerms, TicketTerms,
+        AgentTerms, CertifiedKey, DeviceTerms, Draft, Extension, KeyProtection, KeyUse, OFFLINE_CODES, Purpose,
+        RevocationTerms, TicketTerms,
     },
     trust::{CaPublic, TrustStore},
 };
@@ -101,6 +103,14 @@ impl Signer for SoftKey {
     }
 }
 
+/// The key for offline codes of a computer or device of this tenant that has one.
+pub fn otp_key(subject: &[u8; 16]) -> OtpKey {
+    let mut half = [0; 8];
+    half.copy_from_slice(&subject[..8]);
+    // Out of a source of its own: whatever else is made in the tenant stays what it was without it.
+    OtpKey::generate(&mut Rng::new(u64::from_be_bytes(half)))
+}
+
 /// A tenant with one CA.
 pub struct Tenant {
     /// The source of everything in it.
@@ -111,6 +121,8 @@ pub struct Tenant {
     pub ca: SigningKey,
     /// When everything in it is signed, in Unix seconds.
     pub now: u64,
+    /// Whether certificates have a key for offline codes: [`otp_key`] of their subject.
+    pub offline_codes: bool,
 }
 
 /// An enrolled phone.
@@ -130,7 +142,7 @@ impl Tenant {
     /// The tenant of a seed, at another time: the real one, where real programs take part.
     pub fn at(seed: u64, now: u64) -> Self {
         let mut rng = Rng::new(seed);
-        Self { id: TenantId::random(&mut rng), ca: SigningKey::generate(&mut rng), rng, now }
+        Self { id: TenantId::random(&mut rng), ca: SigningKey::generate(&mut rng), rng, now, offline_codes: false }
     }
 
     /// Its CA's public key.
@@ -172,12 +184,13 @@ impl Tenant {
             SigningKey::generate(&mut self.rng),
             SoftKey::generate(&mut self.rng),
         );
-        let keys = vec![
+        let mut keys = vec![
             CertifiedKey { key_use: KeyUse::Sign, key: sign.public_key() },
             CertifiedKey { key_use: KeyUse::Channel, key: channel.public_key() },
             CertifiedKey { key_use: KeyUse::Approve, key: approve.public_key() },
         ];
         let device = DeviceId::random(&mut self.rng);
+        keys.extend(self.otp(device.as_bytes()));
         let terms = DeviceTerms {
             technician: TechnicianId([technician; 16]),
             technician_name: "alex".into(),
@@ -209,11 +222,12 @@ impl Tenant {
     }
 
     fn agent_draft(&mut self, sign: &SigningKey, channel: &ChannelKey) -> (Draft, AgentTerms) {
-        let keys = vec![
+        let mut keys = vec![
             CertifiedKey { key_use: KeyUse::Sign, key: sign.public_key() },
             CertifiedKey { key_use: KeyUse::Channel, key: channel.public_key() },
         ];
         let computer = ComputerId::random(&mut self.rng);
+        keys.extend(self.otp(computer.as_bytes()));
         let terms = AgentTerms {
             computer: "web-01".into(),
             domain: "example.org".into(),
@@ -221,6 +235,11 @@ impl Tenant {
             tags: vec!["web".into()],
         };
         (self.draft(*computer.as_bytes(), keys), terms)
+    }
+
+    fn otp(&self, subject: &[u8; 16]) -> Option<CertifiedKey> {
+        let certified = || CertifiedKey { key_use: KeyUse::Otp, key: otp_key(subject).public_key() };
+        self.offline_codes.then(certified)
     }
 
     /// A ticket for three uses.
@@ -236,6 +255,11 @@ impl Tenant {
 
     /// A policy that gives everybody everything for an hour, with or without the confirm code.
     pub fn policy(&mut self, epoch: u64, confirm: bool) -> Bytes {
+        self.policy_with(epoch, confirm, None)
+    }
+
+    /// The same, with offline codes.
+    pub fn policy_with(&mut self, epoch: u64, confirm: bool, offline: Option<&OfflineTerms>) -> Bytes {
         let choice = Choice {
             accounts: AccountKind::ALL.to_vec(),
             groups: vec!["adm".into(), "sudo".into()],
@@ -254,7 +278,8 @@ impl Tenant {
         let policy =
             Policy { default_minutes: 30, software_keys: true, delete_on_end: false, idle_days: 30, rules: vec![rule] };
         let draft = self.list(epoch);
-        signed(draft.sign(&policy, &self.ca))
+        let extension = |terms: &OfflineTerms| Extension { id: OFFLINE_CODES, value: terms.encode().into() };
+        signed(draft.sign_with(&policy, offline.map(extension).into_iter().collect(), &self.ca))
     }
 
     /// A revocation list of these.
@@ -268,6 +293,19 @@ impl Tenant {
     /// A draft about the tenant itself.
     pub fn list(&mut self, epoch: u64) -> Draft {
         Draft { epoch, ..self.draft([0; 16], vec![]) }
+    }
+}
+
+/// Offline codes for everything, in the first day.
+pub fn offline_terms() -> OfflineTerms {
+    OfflineTerms {
+        max_age_hours: 24,
+        max_minutes: 20,
+        scenarios: Scenario::ALL.to_vec(),
+        groups: None,
+        long_codes: Vec::new(),
+        time_codes: false,
+        while_online: false,
     }
 }
 

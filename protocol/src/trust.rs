@@ -12,11 +12,12 @@ use crate::{
     Code,
     ids::{Serial, TenantId},
     keys::{Kid, PublicKey, VerifyingKey},
+    offline::OfflineTerms,
     policy::Policy,
     signed::{Signed, Unverified},
     statement::{
-        AgentTerms, DeviceTerms, KeyUse, Kind, Purpose, RelayTerms, RevocationTerms, Statement, Terms, TicketTerms,
-        VERSION,
+        AgentTerms, DeviceTerms, KeyUse, Kind, OFFLINE_CODES, Purpose, RelayTerms, RevocationTerms, Statement, Terms,
+        TicketTerms, VERSION,
     },
 };
 
@@ -114,6 +115,13 @@ impl<T> Certified<T> {
     /// The exact bytes.
     pub fn bytes(&self) -> &Bytes {
         self.signed.bytes()
+    }
+}
+
+impl Certified<Policy> {
+    /// What the policy says of offline codes; `None`: there are none.
+    pub fn offline(&self) -> Option<OfflineTerms> {
+        OfflineTerms::decode(self.statement().extension(OFFLINE_CODES)?)
     }
 }
 
@@ -480,7 +488,7 @@ fn well_formed(statement: &Statement, key_use: KeyUse) -> Result<PublicKey, Code
     match (key_use, statement.key(key_use)) {
         (KeyUse::Sign, Some(key @ PublicKey::Ed25519(_)))
         | (KeyUse::Channel, Some(key @ PublicKey::X25519(_)))
-        | (KeyUse::Approve, Some(key @ PublicKey::P256(_))) => Ok(key),
+        | (KeyUse::Approve | KeyUse::Otp, Some(key @ PublicKey::P256(_))) => Ok(key),
         _ => Err(Code::Certificate),
     }
 }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use gatepass_protocol::{
     Code,
     channel::Bulletin,
+    directory::DirectoryRequest,
     enrol::{DeviceRequest, Ticket},
     event::{Event, EventKind},
     frame::{Frame, Place, RelayAuth},
@@ -102,7 +103,7 @@ fn public_key() -> impl Strategy<Value = PublicKey> + Clone {
 }
 
 fn keys() -> impl Strategy<Value = Vec<CertifiedKey>> + Clone {
-    let key_use = one(&[KeyUse::Sign, KeyUse::Channel, KeyUse::Approve]);
+    let key_use = one(KeyUse::ALL);
     vec((key_use, public_key()).prop_map(|(key_use, key)| CertifiedKey { key_use, key }), 0..4)
 }
 
@@ -396,6 +397,7 @@ proptest! {
         same(&Order { computer: ComputerId(id), nonce: id, time: 1, end: end.map(GrantId) });
         same(&DeviceRequest { ticket: Serial(id), device: DeviceId(id), keys, device_name: text.clone(), protection: KeyProtection::Software, time: 2 });
         same(&RelayAuth { nonce: [1; 32], relay: text, time: 3 });
+        same(&DirectoryRequest { tenant: TenantId(id), subject: id, time: 4, since: 5, after: id });
     }
 
     #[test]

@@ -85,7 +85,7 @@ SCENARIO = ("one of", range(1, 7))
 ACCOUNT = ("one of", range(0, 4))
 PROTECTION = ("one of", (1, 2))
 CODE = ("one of", (10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 30, 31, 32, 33, 34, 35, 36, 37, 40, 41, 42))
-KEY = Fields(use=("one of", (1, 2, 3)), key=Fields(algorithm=("one of", (1, 2, 3)), key="bin"))
+KEY = Fields(use=("one of", (1, 2, 3, 4)), key=Fields(algorithm=("one of", (1, 2, 3)), key="bin"))
 EXTENSION = Fields(id="u16", value="bin")
 
 SIGNED = Fields(body="bin", signature=B64)
@@ -103,6 +103,13 @@ RULE = Fields(
 POLICY = Fields(default_minutes="u32", software_keys="bool", delete_on_end="bool", idle_days="u32", rules=[RULE])
 REVOCATION = Fields(issued="u64", next_update="u64", min_epoch="u64", revoked=[B16])
 RELAYS = Fields(relays=[Fields(index="u16", url="str")])
+OFFLINE_TERMS = Fields(
+    max_age_hours="u32", max_minutes="u32", scenarios=[SCENARIO], groups=("?", ["str"]), long_codes=["str"], time_codes="bool",
+    while_online="bool",
+)
+OFFLINE_QUESTION = Fields(
+    mode=("one of", (1, 2)), number="u64", scenario=SCENARIO, kind=ACCOUNT, account="str", groups=["str"], minutes="u32",
+)
 TERMS = {1: DEVICE, 2: AGENT, 3: TICKET_TERMS, 4: POLICY, 5: REVOCATION, 6: RELAYS}
 
 HELLO = Fields(versions=["u8"], suites=["u8"], app="str", revocation_epoch="u64")

@@ -14,9 +14,11 @@ use gatepass_protocol::{
     enrol::{DeviceRequest, Ticket, fingerprint},
     event::Event,
     frame::{Frame, RelayAuth},
-    ids::TenantId,
-    keys::{ChannelKey, PublicKey},
+    ids::{ComputerId, TenantId},
+    keys::{ChannelKey, OtpKey, PublicKey},
+    offline::{Challenge, ChallengeQr, CodeKey, Digits, Mode, Question},
     pairing::{agent, phone},
+    policy::{AccountKind, Scenario},
     presence::Presence,
     qr::{QrError, QrPayload, tenant_tag},
     sealed,
@@ -314,4 +316,45 @@ fn the_decoded_statement_is_the_one_of_its_fields() {
     assert_eq!(statement.constraints, bytes(decoded, "constraints"));
     assert_eq!(statement.not_after, decoded["not_after"].as_u64().unwrap());
     assert_eq!(wire::to_vec(statement)[..2], [0x9e, 1], "fourteen fields, version 1");
+}
+
+#[test]
+fn the_published_offline_codes_are_taken_and_what_is_no_challenge_is_not() {
+    let file = file("offline.json");
+    let (trust, codes) = (trust_of(&file), &file["codes"]);
+    let computer: ComputerId = text(&file, "computer").parse().unwrap();
+    let device = trust.device(&chain(codes, "device_chain"), NOW).unwrap();
+    let own = OtpKey::from_bytes(&array(codes, "computer_private")).unwrap();
+    let key = CodeKey::of_agent(&own, &device, computer).unwrap();
+    assert_eq!(key.bytes()[..], bytes(codes, "key"));
+    for case in list(codes, "cases") {
+        let number = |name: &str| case[name].as_u64().unwrap();
+        let question = Question {
+            mode: Mode::try_from(number("mode") as u8).unwrap(),
+            number: number("number"),
+            scenario: Scenario::try_from(number("scenario") as u8).unwrap(),
+            kind: AccountKind::try_from(number("kind") as u8).unwrap(),
+            account: text(case, "account").into(),
+            groups: list(case, "groups").iter().map(|group| group.as_str().unwrap().into()).collect(),
+            minutes: number("minutes") as u32,
+        };
+        let digits = if number("digits") == 10 { Digits::Ten } else { Digits::Eight };
+        assert!(key.is_right(&question, digits, text(case, "code")), "{case}");
+        assert_eq!(question.evidence()[..], bytes(case, "evidence"));
+    }
+    let challenges = &file["challenges"];
+    for case in list(challenges, "good") {
+        let challenge = Challenge::from_text(text(case, "text"), computer).unwrap();
+        assert_eq!(challenge.bits(), case["bits"].as_u64().unwrap());
+        let qr = ChallengeQr::from_text(text(case, "qr")).unwrap();
+        assert_eq!((qr.bits, qr.account.as_str()), (challenge.bits(), text(case, "account")));
+        assert!(qr.is_of(trust.tenant(), computer));
+    }
+    for case in list(challenges, "typed") {
+        let taken = Challenge::from_text(text(case, "typed"), computer).is_ok();
+        assert_eq!(taken, case["takes"].as_bool().unwrap(), "{case}");
+    }
+    for case in list(challenges, "no_qr") {
+        assert!(ChallengeQr::from_text(text(case, "text")).is_err(), "{case}");
+    }
 }

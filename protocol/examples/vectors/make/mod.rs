@@ -6,6 +6,7 @@ pub mod approval;
 pub mod frames;
 pub mod handshake;
 pub mod noise;
+mod offline;
 mod qr;
 mod sealed;
 mod statements;
@@ -23,6 +24,7 @@ pub fn all() -> Vec<(&'static str, String)> {
         ("statements.json", statements::file()),
         ("approval.json", approval::file()),
         ("sealed.json", sealed::file()),
+        ("offline.json", offline::file()),
         ("vault.json", vault::file()),
     ];
     files.into_iter().map(|(name, value)| (name, pretty(&value))).collect()
