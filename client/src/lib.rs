@@ -30,6 +30,7 @@
 mod backoff;
 mod connection;
 mod dial;
+mod directory;
 mod driver;
 pub mod edge;
 mod endpoint;
@@ -46,6 +47,7 @@ mod websocket;
 
 pub use connection::{Connection, Incoming, RequestError, Sender, Settings};
 pub use dial::{DialError, reach};
+pub use directory::directory;
 pub use endpoint::{Endpoint, EndpointError};
 pub use gatepass_protocol::api;
 pub use http::{Answer, Http, HttpError};

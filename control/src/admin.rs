@@ -172,7 +172,7 @@ impl Inner {
             let asked = store::request(db, request)?.filter(|asked| asked.tenant == tenant).ok_or_else(missing)?;
             let wanted = enrol::requested(&asked.enrol)?;
             let fits = (wanted.device.0, &wanted.keys, &wanted.device_name, wanted.protection)
-                == (statement.subject, &statement.keys, &terms.device_name, terms.protection);
+                == (statement.subject, &statement.certified_keys(), &terms.device_name, terms.protection);
             if !fits {
                 return Err(Refusal::Fix("the certificate is not for the phone that sent this request".to_owned()));
             }

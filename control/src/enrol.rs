@@ -219,7 +219,7 @@ fn claimed(statement: &Bytes) -> Option<Statement> {
     Unverified::<Statement>::decode(statement.clone()).ok().map(|unverified| unverified.claimed().clone())
 }
 
-fn claimed_tenant(statement: Option<&Bytes>) -> Option<TenantId> {
+pub(crate) fn claimed_tenant(statement: Option<&Bytes>) -> Option<TenantId> {
     claimed(statement?).map(|statement| statement.tenant)
 }
 

@@ -16,6 +16,7 @@
 mod access;
 mod admin;
 pub mod api;
+mod directory;
 mod enrol;
 mod feed;
 mod http;

@@ -127,6 +127,11 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
     })
     .takes(new_event)
     .answers(CREATED, kept),
+    post("/directory", Everybody, "Whom an enrolled computer or phone may meet offline", |inner, call| {
+        answer(OK, &inner.directory(&call.json()?, call.now)?)
+    })
+    .takes(ask_directory)
+    .answers(OK, anything),
     get("/statements/{tenant}", Everybody, "The signed statements in force in a tenant", statements, |inner, call| {
         answer(OK, &inner.statements(call.tenant)?)
     }),
@@ -356,6 +361,12 @@ fn new_event(_: &mut SchemaGenerator) -> Schema {
     let text = serde_json::json!({ "type": "string", "contentEncoding": "base64" });
     let properties = serde_json::json!({ "chain": { "type": "array", "items": text }, "event": text });
     json_schema!({ "type": "object", "properties": properties, "required": ["chain", "event"] })
+}
+
+fn ask_directory(_: &mut SchemaGenerator) -> Schema {
+    let text = serde_json::json!({ "type": "string", "contentEncoding": "base64" });
+    let properties = serde_json::json!({ "chain": { "type": "array", "items": text }, "request": text });
+    json_schema!({ "type": "object", "properties": properties, "required": ["chain", "request"] })
 }
 
 fn kept(_: &mut SchemaGenerator) -> Schema {

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 
+use gatepass_protocol::offline::OfflineTerms;
 use gatepass_protocol::policy::Policy;
+use gatepass_protocol::statement::{Extension, OFFLINE_CODES};
 
 use crate::lists::list_draft;
 use crate::policy_file::{Directory, EXAMPLE, PolicyFile};
@@ -48,7 +50,7 @@ pub(crate) async fn run(command: Command, profile: &Path) -> Result<()> {
             let Some(policy) = trust.policy() else {
                 bail!("no policy is in force yet, so nobody may do anything; 'gatepass policy set' puts one in force");
             };
-            let text = PolicyFile::of(policy.terms(), &directory).to_text()?;
+            let text = PolicyFile::of(policy.terms(), policy.offline().as_ref(), &directory).to_text()?;
             let lines: Vec<String> = text.lines().map(show::clean).collect();
             say(&format!(
                 "# epoch {}, signed {}\n{}",
@@ -58,15 +60,15 @@ pub(crate) async fn run(command: Command, profile: &Path) -> Result<()> {
             ))
         }
         Command::Check { file } => {
-            let policy = read(&file)?.compile(&directory).with_context(|| file.display().to_string())?;
+            let (policy, _) = compiled(&file, &directory)?;
             say(&format!("{} is good: {} rules", file.display(), policy.rules.len()))?;
             say_whom(&policy, &directory)
         }
         Command::Set { file, unlock } => {
-            let policy = read(&file)?.compile(&directory).with_context(|| file.display().to_string())?;
+            let (policy, offline) = compiled(&file, &directory)?;
             let trust = session.trust().await?;
             let epoch = trust.policy_epoch() + 1;
-            let statement = list_draft(&session, epoch).sign(&policy, &unlock.open(&session)?)?;
+            let statement = list_draft(&session, epoch).sign_with(&policy, offline, &unlock.open(&session)?)?;
             session.submit(&statement).await?;
             say(&format!("policy {epoch} is in force: {} rules", policy.rules.len()))?;
             say_whom(&policy, &directory)
@@ -82,6 +84,15 @@ fn say_whom(policy: &Policy, directory: &Directory) -> Result<()> {
         say(&format!("  computer {id}  {}", show::clean(name)))?;
     }
     Ok(())
+}
+
+/// The policy of a file, and the extension with what it says of offline codes.
+fn compiled(file: &Path, directory: &Directory) -> Result<(Policy, Vec<Extension>)> {
+    let read = read(file)?;
+    let offline = read.offline().with_context(|| file.display().to_string())?;
+    let extension = |terms: OfflineTerms| Extension { id: OFFLINE_CODES, value: terms.encode().into() };
+    let policy = read.compile(directory).with_context(|| file.display().to_string())?;
+    Ok((policy, offline.map(extension).into_iter().collect()))
 }
 
 fn read(file: &Path) -> Result<PolicyFile> {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use gatepass_control::api::{Computer, Technician, is_unprintable};
 use gatepass_protocol::ids::{ComputerId, TechnicianId};
+use gatepass_protocol::offline::OfflineTerms;
 use gatepass_protocol::policy::{AccountKind, Choice, Policy, Rule, Scenario};
 
 use crate::keys::{check, hint};
@@ -15,6 +16,9 @@ pub(crate) const EXAMPLE: &str = include_str!("policy-example.toml");
 
 /// No grant is longer: who needs a week has an account of their own.
 const LONGEST_MINUTES: u32 = 7 * 24 * 60;
+
+/// A computer that has heard nothing for longer may have missed any revocation.
+const LONGEST_OFFLINE_HOURS: u32 = 30 * 24;
 
 const ALL: &str = "all";
 
@@ -26,8 +30,26 @@ pub(crate) struct PolicyFile {
     delete_on_end: bool,
     #[serde(default = "thirty")]
     idle_days: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offline: Option<OfflineFile>,
     #[serde(default, rename = "rule")]
     rules: Vec<RuleFile>,
+}
+
+/// Offline codes; a policy that says nothing of them allows none.
+#[derive(Debug, Serialize, Deserialize)]
+struct OfflineFile {
+    max_age_hours: u32,
+    max_minutes: u32,
+    scenarios: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    long_codes: Vec<String>,
+    #[serde(default)]
+    time_codes: bool,
+    #[serde(default)]
+    while_online: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,7 +79,9 @@ enum Names {
     Some(Vec<String>),
 }
 
-const KEYS: &[&str] = &["default_minutes", "software_keys", "delete_on_end", "idle_days", "rule"];
+const KEYS: &[&str] = &["default_minutes", "software_keys", "delete_on_end", "idle_days", "offline", "rule"];
+const OFFLINE_KEYS: &[&str] =
+    &["max_age_hours", "max_minutes", "scenarios", "groups", "long_codes", "time_codes", "while_online"];
 const RULE_KEYS: &[&str] = &[
     "name",
     "technicians",
@@ -98,6 +122,9 @@ impl PolicyFile {
     pub(crate) fn parse(text: &str) -> Result<PolicyFile> {
         let table: toml::Table = text.parse()?;
         check(&table, KEYS, "policy")?;
+        if let Some(offline) = table.get("offline").and_then(toml::Value::as_table) {
+            check(offline, OFFLINE_KEYS, "table [offline]")?;
+        }
         for (index, rule) in table.get("rule").and_then(toml::Value::as_array).into_iter().flatten().enumerate() {
             if let Some(rule) = rule.as_table() {
                 let named = rule.get("name").and_then(toml::Value::as_str).map(|name| format!("rule \"{name}\""));
@@ -127,13 +154,19 @@ impl PolicyFile {
         })
     }
 
+    /// What it says of offline codes, checked.
+    pub(crate) fn offline(&self) -> Result<Option<OfflineTerms>> {
+        self.offline.as_ref().map(|offline| offline.compile().context("in [offline]")).transpose()
+    }
+
     /// The file that compiles to this policy.
-    pub(crate) fn of(policy: &Policy, directory: &Directory) -> PolicyFile {
+    pub(crate) fn of(policy: &Policy, offline: Option<&OfflineTerms>, directory: &Directory) -> PolicyFile {
         PolicyFile {
             default_minutes: policy.default_minutes,
             software_keys: policy.software_keys,
             delete_on_end: policy.delete_on_end,
             idle_days: policy.idle_days,
+            offline: offline.map(OfflineFile::of),
             rules: policy.rules.iter().map(|rule| RuleFile::of(rule, directory)).collect(),
         }
     }
@@ -141,6 +174,37 @@ impl PolicyFile {
     /// As TOML.
     pub(crate) fn to_text(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
+    }
+}
+
+impl OfflineFile {
+    fn compile(&self) -> Result<OfflineTerms> {
+        minutes("max_minutes", self.max_minutes)?;
+        if !(1..=LONGEST_OFFLINE_HOURS).contains(&self.max_age_hours) {
+            bail!("max_age_hours is {}, but it is 1 to {LONGEST_OFFLINE_HOURS} hours (30 days)", self.max_age_hours);
+        }
+        self.groups.iter().flatten().chain(&self.long_codes).try_for_each(|one| word("a group", one))?;
+        Ok(OfflineTerms {
+            max_age_hours: self.max_age_hours,
+            max_minutes: self.max_minutes,
+            scenarios: one_or_more("scenario", &self.scenarios, Scenario::ALL, Scenario::name)?,
+            groups: self.groups.clone(),
+            long_codes: self.long_codes.clone(),
+            time_codes: self.time_codes,
+            while_online: self.while_online,
+        })
+    }
+
+    fn of(terms: &OfflineTerms) -> OfflineFile {
+        OfflineFile {
+            max_age_hours: terms.max_age_hours,
+            max_minutes: terms.max_minutes,
+            scenarios: terms.scenarios.iter().map(|one| one.name().to_owned()).collect(),
+            groups: terms.groups.clone(),
+            long_codes: terms.long_codes.clone(),
+            time_codes: terms.time_codes,
+            while_online: terms.while_online,
+        }
     }
 }
 

@@ -50,9 +50,13 @@ fn error(text: &str) -> String {
 #[test]
 fn the_example_compiles_and_reads_back_as_it_was_written() {
     for text in [EXAMPLE, RULE] {
-        let policy = PolicyFile::parse(text).unwrap().compile(&directory()).unwrap();
-        let shown = PolicyFile::of(&policy, &directory()).to_text().unwrap();
-        assert_eq!(PolicyFile::parse(&shown).unwrap().compile(&directory()).unwrap(), policy, "{shown}");
+        let file = PolicyFile::parse(text).unwrap();
+        let (policy, offline) = (file.compile(&directory()).unwrap(), file.offline().unwrap());
+        let shown = PolicyFile::of(&policy, offline.as_ref(), &directory()).to_text().unwrap();
+        let again = PolicyFile::parse(&shown).unwrap();
+        assert_eq!(again.compile(&directory()).unwrap(), policy, "{shown}");
+        assert_eq!(again.offline().unwrap(), offline, "{shown}");
+        assert_eq!(offline.is_some(), text == EXAMPLE, "a policy that says nothing of offline codes allows none");
     }
     let policy = PolicyFile::parse(RULE).unwrap().compile(&directory()).unwrap();
     assert_eq!(policy.rules[0].technicians, [TechnicianId([1; 16])]);
@@ -104,4 +108,26 @@ fn a_rule_that_says_nothing_or_too_much_is_refused() {
     }
     let twice = format!("{RULE}{}", &RULE[RULE.find("[[rule]]").unwrap()..]);
     assert!(error(&twice).contains("two rules \"on call\""));
+}
+
+#[test]
+fn what_is_said_of_offline_codes_is_checked() {
+    let with = |lines: &str| {
+        let text = RULE.replace("[[rule]]", &format!("[offline]\n{lines}\n[[rule]]"));
+        PolicyFile::parse(&text).and_then(|file| file.offline()).map_err(|error| format!("{error:#}"))
+    };
+    let good = "max_age_hours = 72\nmax_minutes = 30\nscenarios = [\"ssh\"]\n";
+    let terms = with(good).unwrap().unwrap();
+    assert_eq!((terms.max_age_hours, terms.groups, terms.time_codes, terms.while_online), (72, None, false, false));
+    for (from, to, why) in [
+        ("72", "0", "max_age_hours is 0"),
+        ("72", "721", "30 days"),
+        ("= 30", "= 0", "max_minutes is 0"),
+        ("\"ssh\"", "", "it has no scenario"),
+        ("\"ssh\"", "\"shs\"", "did you mean \"ssh\"?"),
+        ("max_age_hours", "max_age_hour", "did you mean \"max_age_hours\"?"),
+    ] {
+        let error = with(&good.replace(from, to)).unwrap_err();
+        assert!(error.contains(why), "{from} -> {to}: {error}");
+    }
 }

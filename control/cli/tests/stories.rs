@@ -9,11 +9,12 @@ use std::os::unix::fs::MetadataExt as _;
 
 use bytes::Bytes;
 
-use gatepass_client::edge;
+use gatepass_client::{api::Place, edge};
 use gatepass_control::{Control, Database};
 use gatepass_protocol::ids::Serial;
+use gatepass_protocol::keys::SigningKey;
 use gatepass_protocol::policy::{AccountKind, Question, Scenario};
-use gatepass_protocol::statement::{KeyProtection, Kind};
+use gatepass_protocol::statement::{KeyProtection, KeyUse, Kind};
 use gatepass_protocol::trust::{CaPublic, TrustStore};
 
 use harness::{Administrator, Computer, Phone, Server};
@@ -229,4 +230,44 @@ fn a_server_restored_from_yesterdays_backup_is_brought_up_to_date_by_its_adminis
     assert!(refused.contains("'gatepass resend'"), "{refused}");
     assert!(admin.did("resend").contains("epoch 1 is in force again"));
     assert!(server.control.trust(&admin.tenant()).unwrap().is_revoked(&stolen.0));
+}
+
+#[test]
+fn each_end_is_told_whom_it_may_meet_offline_and_nobody_else_is_told_anything() {
+    let server = Server::start();
+    let admin = Administrator::of_tenant(&server, "Acme");
+    admin.did("technician add alex");
+    let computer = Computer::with(&admin.ticket("agent", " --tag web"), "web01");
+    server.enrol_agent(&computer.enrolment()).unwrap();
+    let phone = Phone::with(&admin.ticket("phone", ""), "Alex's phone");
+    let waiting = server.enrol_device(&phone.enrolment).unwrap();
+    let computers = vec![computer.certificate.bytes().clone(), computer.ticket.statement.clone()];
+    let directory = |chain: &[Bytes], key: &SigningKey, subject: [u8; 16], place| {
+        server.runtime.block_on(gatepass_client::directory(&server.http(), chain, key, admin.tenant(), subject, place))
+    };
+    let of_computer = |place| directory(&computers, &computer.sign, computer.id.0, place);
+    let (nobody, place) = of_computer(Place::default()).unwrap();
+    assert!(nobody.is_empty(), "a phone that waits is none yet");
+
+    admin.signed(&format!(
+        "device approve {} --technician alex --fingerprint {}",
+        waiting.request_id, phone.fingerprint
+    ));
+    let welcome = server.enrolled(&waiting).unwrap();
+    let phones: Vec<Bytes> = welcome.certificate.into_iter().map(|link| link.0).collect();
+    let (found, place) = of_computer(place).unwrap();
+    assert_eq!(found, [phones.clone()]);
+    let trust = server.control.trust(&admin.tenant()).unwrap();
+    let device = trust.device(&found[0], edge::now()).unwrap();
+    assert!(device.statement().key(KeyUse::Otp).is_some(), "its key for offline codes is certified");
+    let later = Place { since: place.since + 1000, ..place };
+    assert!(of_computer(later).unwrap().0.is_empty(), "what it has had is not sent again");
+
+    let of_phone = |key: &SigningKey, subject| directory(&phones, key, subject, Place::default());
+    assert_eq!(of_phone(&phone.sign, phone.id.0).unwrap().0, [computers.clone()]);
+    assert!(of_phone(&computer.sign, phone.id.0).is_err(), "somebody with the certificate, and not its key");
+    assert!(of_phone(&phone.sign, computer.id.0).is_err(), "somebody who says to be another");
+    admin.signed(&format!("revoke device {}", phone.id));
+    let refused = of_phone(&phone.sign, phone.id.0).unwrap_err().to_string();
+    assert!(refused.contains("revoked"), "{refused}");
 }

@@ -22,7 +22,7 @@ use gatepass_control::api::{EnrolAgent, EnrolDevice, Kept, NewEvent, Waiting, We
 use gatepass_protocol::enrol::{DeviceRequest, Ticket, fingerprint};
 use gatepass_protocol::event::{Event, EventKind};
 use gatepass_protocol::ids::{ComputerId, DeviceId, Serial, TenantId};
-use gatepass_protocol::keys::{ChannelKey, PublicKey, Signer as _, SigningKey};
+use gatepass_protocol::keys::{ChannelKey, OtpKey, PublicKey, Signer as _, SigningKey};
 use gatepass_protocol::signed::{Signed, Unverified};
 use gatepass_protocol::statement::{AgentTerms, CertifiedKey, Draft, KeyProtection, KeyUse, Statement, TicketTerms};
 
@@ -277,6 +277,7 @@ impl Computer {
 /// A phone's request, and the fingerprint that it shows.
 pub(crate) struct Phone {
     pub(crate) id: DeviceId,
+    pub(crate) sign: SigningKey,
     pub(crate) enrolment: EnrolDevice,
     pub(crate) fingerprint: String,
 }
@@ -286,13 +287,15 @@ impl Phone {
         let statement = Unverified::<Statement>::decode(ticket.statement.clone()).unwrap();
         let id = DeviceId::random(&mut edge::rng());
         let key = |key_use, key| CertifiedKey { key_use, key };
+        let sign = SigningKey::generate(&mut edge::rng());
         let request = DeviceRequest {
             ticket: statement.claimed().serial,
             device: id,
             keys: vec![
-                key(KeyUse::Sign, SigningKey::generate(&mut edge::rng()).public_key()),
+                key(KeyUse::Sign, sign.public_key()),
                 key(KeyUse::Channel, ChannelKey::generate(&mut edge::rng()).public_key()),
                 key(KeyUse::Approve, PublicKey::P256([4; 65])),
+                key(KeyUse::Otp, OtpKey::generate(&mut edge::rng()).public_key()),
             ],
             device_name: name.into(),
             protection: KeyProtection::Software,
@@ -301,6 +304,6 @@ impl Phone {
         let request = Signed::sign(request, &ticket.key()).unwrap();
         let enrolment =
             EnrolDevice { ticket: ticket.statement.to_vec().into(), request: request.bytes().to_vec().into() };
-        Phone { id, enrolment, fingerprint: fingerprint(&request) }
+        Phone { id, sign, enrolment, fingerprint: fingerprint(&request) }
     }
 }
