@@ -55,6 +55,8 @@ pub(crate) struct Status {
     pub(crate) policy_epoch: u64,
     pub(crate) revocation_epoch: u64,
     pub(crate) events_waiting: u64,
+    /// How offline codes stand.
+    pub(crate) offline_codes: String,
     /// What is wrong with the clock, if anything.
     pub(crate) clock: Option<String>,
     pub(crate) grants: Vec<GrantStatus>,
@@ -160,6 +162,7 @@ async fn status_of(agent: &Arc<Agent>) -> Status {
         policy_epoch: trust.policy_epoch(),
         revocation_epoch: trust.revocation_epoch(),
         events_waiting: agent.audit.waiting(),
+        offline_codes: agent.offline.summary(trust.policy().and_then(|policy| policy.offline()).as_ref()),
         clock,
         grants,
     }
@@ -208,6 +211,7 @@ impl std::fmt::Display for Status {
         writeln!(out, "accounts   {}", self.accounts)?;
         writeln!(out, "policy     epoch {}, revocation list {}", self.policy_epoch, self.revocation_epoch)?;
         writeln!(out, "audit      {} events wait to be sent", self.events_waiting)?;
+        writeln!(out, "offline    {}", self.offline_codes)?;
         if let Some(clock) = &self.clock {
             writeln!(out, "clock      {clock}")?;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gatepass_accounts::Accounts;
 use gatepass_agent_core::{Grants, Receipt};
-use gatepass_client::{Endpoint, Proxies, Tls};
+use gatepass_client::{Endpoint, Http, Proxies, Tls};
 use gatepass_protocol::Code;
 use gatepass_protocol::event::{Event, EventKind};
 use gatepass_protocol::ids::{ComputerId, GrantId, TenantId};
@@ -21,6 +21,7 @@ use crate::audit::Audit;
 use crate::clock::now;
 use crate::config::Config;
 use crate::login::Queue;
+use crate::offline::Offline;
 use crate::relay::Relay;
 use crate::trust::Trust;
 use crate::{orders, sessions};
@@ -46,6 +47,8 @@ pub(crate) struct Agent {
     /// Logins that may wait for a phone at the same time.
     pub(crate) waiting: Arc<Queue>,
     pub(crate) orders: orders::Seen,
+    pub(crate) offline: Offline,
+    pub(crate) http: Http,
     pub(crate) started: u64,
     grants: Mutex<Grants>,
 }
@@ -64,6 +67,8 @@ pub(crate) struct Parts {
     pub(crate) audit: Audit,
     pub(crate) accounts: Arc<dyn Accounts>,
     pub(crate) grants: Grants,
+    pub(crate) offline: Offline,
+    pub(crate) http: Http,
 }
 
 impl Agent {
@@ -85,6 +90,8 @@ impl Agent {
             accounts: parts.accounts,
             waiting,
             orders: orders::Seen::default(),
+            offline: parts.offline,
+            http: parts.http,
             started: now().wall,
             grants: Mutex::new(parts.grants),
         })
@@ -123,8 +130,20 @@ impl Agent {
     /// Fetches the lists from the control plane and lets them take effect.
     pub(crate) async fn fetch_lists(self: &Arc<Self>) {
         match self.trust.fetch(now().wall).await {
-            Ok(kinds) => self.take_effect(kinds).await,
+            Ok(kinds) => {
+                self.take_effect(kinds).await;
+                self.fetch_directory().await;
+            }
             Err(error) => tracing::warn!(%error, "the lists could not be fetched"),
+        }
+    }
+
+    /// Notes that the control plane is there, and asks it for phones that may show offline codes one day.
+    async fn fetch_directory(&self) {
+        let names = (self.tenant, self.computer);
+        let heard = self.offline.heard(&self.http, &self.identity.chain, &self.sign, names, &self.trust).await;
+        if let Err(error) = heard {
+            tracing::warn!(%error, "the tenant's phones could not be fetched: new ones can't log in by offline code here");
         }
     }
 
@@ -146,7 +165,10 @@ impl Agent {
             tracing::info!(?kind, epoch, "a newer list is in force");
             self.report(Event { text: format!("{kind:?} {epoch}"), ..self.event(EventKind::ListAccepted) });
             match kind {
-                Kind::Revocation => self.end_revoked().await,
+                Kind::Revocation => {
+                    self.end_revoked().await;
+                    self.offline.forget_revoked(&self.trust.read());
+                }
                 Kind::Relays => self.relay.reconnect(),
                 _ => {}
             }

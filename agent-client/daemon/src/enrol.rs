@@ -14,7 +14,7 @@ use gatepass_client::api::{Base64, EnrolAgent, Statements, Welcome};
 use gatepass_client::{Http, Tls, edge};
 use gatepass_protocol::enrol::Ticket;
 use gatepass_protocol::ids::{ComputerId, Serial};
-use gatepass_protocol::keys::{ChannelKey, Signer as _, SigningKey};
+use gatepass_protocol::keys::{ChannelKey, OtpKey, Signer as _, SigningKey};
 use gatepass_protocol::signed::Unverified;
 use gatepass_protocol::statement::{AgentTerms, CertifiedKey, Draft, KeyUse, Purpose, Statement, TicketTerms};
 use gatepass_protocol::trust::{CaPublic, Certified, TrustStore};
@@ -46,9 +46,15 @@ pub(crate) async fn run(config: &Config, ticket_file: &Path, again: bool) -> any
     let (trust, certified) = judge(&ticket, now)?;
 
     let (sign, channel) = (SigningKey::generate(&mut edge::rng()), ChannelKey::generate(&mut edge::rng()));
+    let otp = OtpKey::generate(&mut edge::rng());
     let computer = ComputerId::random(&mut edge::rng());
     let (host, domain) = names(config);
-    let certificate = certificate(&ticket, &certified, computer, &sign, &channel, host.clone(), domain, now)?;
+    let keys = vec![
+        CertifiedKey { key_use: KeyUse::Sign, key: sign.public_key() },
+        CertifiedKey { key_use: KeyUse::Channel, key: channel.public_key() },
+        CertifiedKey { key_use: KeyUse::Otp, key: otp.public_key() },
+    ];
+    let certificate = certificate(&ticket, &certified, computer, keys, host.clone(), domain, now)?;
     let chain = vec![certificate.clone(), ticket.statement.clone()];
     // What the control plane, the relay and each phone will check.
     trust.agent(&chain, now).map_err(|code| anyhow::anyhow!("the ticket does not give a valid certificate: {code}"))?;
@@ -67,6 +73,7 @@ pub(crate) async fn run(config: &Config, ticket_file: &Path, again: bool) -> any
         cas: ticket.cas.clone(),
         url: ticket.url.clone(),
         tls_ca_pem: ticket.tls_ca_pem.clone(),
+        otp: Some(*otp.to_bytes()),
     };
     // Last: with it the computer is enrolled.
     replace_file(&identity_file, &Zeroizing::new(wire::to_vec(&stored)))
@@ -107,13 +114,11 @@ fn judge(ticket: &Ticket, now: u64) -> anyhow::Result<(TrustStore, Certified<Tic
     Ok((trust, certified))
 }
 
-#[expect(clippy::too_many_arguments, reason = "each is one thing that a certificate says")]
 fn certificate(
     ticket: &Ticket,
     certified: &Certified<TicketTerms>,
     computer: ComputerId,
-    sign: &SigningKey,
-    channel: &ChannelKey,
+    keys: Vec<CertifiedKey>,
     host: String,
     domain: String,
     now: u64,
@@ -128,10 +133,7 @@ fn certificate(
         serial: Serial::random(&mut edge::rng()),
         tenant: certified.statement().tenant,
         subject: computer.0,
-        keys: vec![
-            CertifiedKey { key_use: KeyUse::Sign, key: sign.public_key() },
-            CertifiedKey { key_use: KeyUse::Channel, key: channel.public_key() },
-        ],
+        keys,
         not_before: now,
         not_after: certified.terms().certificates_until,
         epoch: certified.statement().epoch,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gatepass_client::Tls;
 use gatepass_protocol::ids::{ComputerId, TenantId};
-use gatepass_protocol::keys::{ChannelKey, SigningKey};
+use gatepass_protocol::keys::{ChannelKey, OtpKey, SigningKey};
 use gatepass_protocol::trust::CaPublic;
 use gatepass_protocol::wire;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,9 @@ pub(crate) struct Stored {
     /// What vouches for it and for the relays, where no public CA does.
     #[zeroize(skip)]
     pub(crate) tls_ca_pem: Option<String>,
+    /// The P-256 scalar for offline codes. A computer that was enrolled before there were any has none.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
+    pub(crate) otp: Option<[u8; 32]>,
 }
 
 pub(crate) const VERSION: u8 = 1;
@@ -57,6 +60,8 @@ pub(crate) struct Identity {
     pub(crate) computer: ComputerId,
     pub(crate) sign: Arc<SigningKey>,
     pub(crate) channel: ChannelKey,
+    /// For offline codes.
+    pub(crate) otp: Option<OtpKey>,
     pub(crate) chain: Vec<Bytes>,
     pub(crate) cas: Vec<CaPublic>,
     pub(crate) url: String,
@@ -113,6 +118,7 @@ impl Identity {
             computer: stored.computer,
             sign: Arc::new(SigningKey::from_seed(&stored.sign)),
             channel: ChannelKey::from_bytes(&stored.channel),
+            otp: stored.otp.as_ref().map(OtpKey::from_bytes).transpose().map_err(|_| damaged())?,
             chain: stored.chain.clone(),
             cas,
             url: stored.url.clone(),
@@ -149,4 +155,22 @@ pub(crate) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     }
     written?;
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_from_before_offline_codes_still_loads() {
+        type Before<'a> = (u8, TenantId, ComputerId, Bytes, Bytes, Vec<Bytes>, Vec<String>, &'a str, Option<String>);
+        let key = || Bytes::from_static(&[3; 32]);
+        let before: Before<'_> =
+            (VERSION, TenantId([1; 16]), ComputerId([2; 16]), key(), key(), vec![], vec![], "https://localhost", None);
+        let stored: Stored = wire::from_slice(&wire::to_vec(&before)).unwrap();
+        assert_eq!(stored.otp, None);
+        let mut now: Stored = wire::from_slice(&wire::to_vec(&before)).unwrap();
+        now.otp = Some([4; 32]);
+        assert_eq!(wire::from_slice::<Stored>(&wire::to_vec(&now)).unwrap().otp, Some([4; 32]));
+    }
 }

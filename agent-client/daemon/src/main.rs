@@ -10,6 +10,7 @@ mod door;
 mod enrol;
 mod identity;
 mod login;
+mod offline;
 mod orders;
 mod process;
 mod relay;

@@ -30,6 +30,7 @@ use crate::clock::now;
 use crate::config::{Config, Provider};
 use crate::identity::{Identity, IdentityError, private_folder};
 use crate::login::may_be_ours;
+use crate::offline::Offline;
 use crate::process::ProcessTree;
 use crate::trust::Trust;
 use crate::{admin, door, login, relay, sessions};
@@ -104,13 +105,14 @@ fn assemble(config: Config, identity: Identity, fault: Arc<dyn Fault>) -> anyhow
     let http = Http::new(&identity.url, tls.clone(), proxies.clone())?
         .with_program(concat!("gatepass-agent/", env!("CARGO_PKG_VERSION")));
     let trust = Trust::load(&identity, &config.state, http.clone());
-    let audit = Audit::open(&config.state, &identity, http).context("the spool of the audit trail")?;
+    let audit = Audit::open(&config.state, &identity, http.clone()).context("the spool of the audit trail")?;
     let accounts = provider(&config)?;
     let author = Author::new(identity.tenant, identity.computer, identity.sign.clone());
     let grants = Grants::open(&config.state, accounts.clone(), Arc::new(ProcessTree), author, fault)?;
     let own = SigningKey::from_seed(&identity.sign.seed());
     let paired = AgentIdentity::new(identity.chain.clone(), own, identity.channel.clone())
         .map_err(|_| IdentityError::Damaged { path: crate::identity::path(&config.state) })?;
+    let offline = Offline::open(&config.state, identity.otp);
     let terms: Option<AgentTerms> = paired.statement().terms().ok();
     Ok(Agent::new(Parts {
         machine: MachineCard {
@@ -129,6 +131,8 @@ fn assemble(config: Config, identity: Identity, fault: Arc<dyn Fault>) -> anyhow
         audit,
         accounts,
         grants,
+        offline,
+        http,
         config,
     }))
 }

@@ -35,6 +35,38 @@ pub const NOT_APPROVED_YET: &str = "Not approved yet. Approve on your phone, the
 /// The confirm code: shown on the phone, typed here, so that a swapped QR code is noticed.
 pub const CODE_PROMPT: &str = "Type the 3 digits that your phone shows: ";
 
+/// The screen for an offline code: a challenge, as a QR code and as text, and the question for the code. `qr` is the QR code's text,
+/// where there is one. It fits 80x24, for ssh too.
+pub fn offline_code(qr: Option<&str>, challenge: &str, computer: &str, account: &str, style: Style) -> String {
+    match qr.filter(|_| style != Style::Text) {
+        Some(qr) => {
+            let picture = render(qr, style);
+            format!(
+                "Offline code: scan this with Gatepass on your phone,\n{picture}or type {challenge} there. The code: "
+            )
+        }
+        None => format!(
+            "Offline code: in Gatepass on your phone choose the computer {computer},\nthe account {account}, and type the \
+             challenge {challenge}\nThe code: "
+        ),
+    }
+}
+
+/// Asked again when an offline code was wrong.
+pub fn wrong_offline_code(tries: u32) -> String {
+    let tries = if tries == 1 { "1 try is".to_owned() } else { format!("{tries} tries are") };
+    format!("That is not the code; {tries} left. The code: ")
+}
+
+/// Whose phone the code will come from, where the login does not say it.
+pub const TECHNICIAN_PROMPT: &str = "Offline code. Your name as a technician (alex for gp-alex): ";
+
+/// Asked where the policy wants a reason and no phone can send one.
+pub const REASON_PROMPT: &str = "The reason for this: ";
+
+/// Asked where offline codes are taken while the relay is there.
+pub const WHICH_WAY: &str = "Press Enter for a QR code, or type o for an offline code: ";
+
 /// Said when the grant is active. `until` is a local time of day.
 pub fn granted(account: &str, until: &str) -> String {
     format!("Approved. You are {account} until {until}.")
@@ -74,6 +106,18 @@ pub enum Refusal {
         /// Which relay.
         relay: String,
     },
+    /// This computer has not heard from its control plane for longer than the policy lets offline codes be taken.
+    TooLongOffline {
+        /// The policy's hours.
+        hours: u32,
+    },
+    /// Too many wrong offline codes.
+    Locked {
+        /// For how many more seconds.
+        seconds: u64,
+    },
+    /// What was typed was no right offline code, as often as that may be.
+    WrongOfflineCode,
     /// As many logins wait for a phone as may, of all or of this user or host.
     TooMany,
     /// The agent is there, but its computer is not enrolled.
@@ -112,6 +156,16 @@ impl fmt::Display for Refusal {
             Self::Unreachable { relay } => {
                 write!(f, "This computer can't reach the relay {relay}. Check its network, or run: gatepass-agent doctor")
             }
+            Self::TooLongOffline { hours } => write!(
+                f,
+                "This computer has heard no news for over {hours} h, so it takes no offline code. Connect it, or run: gatepass-agent doctor"
+            ),
+            Self::Locked { seconds } => {
+                write!(f, "Too many wrong offline codes. Try again in {}.", duration(*seconds))
+            }
+            Self::WrongOfflineCode => f.write_str(
+                "No right offline code was typed. Try again, and compare computer, account and challenge with the phone.",
+            ),
             Self::TooMany => {
                 f.write_str("Too many logins are waiting for a phone on this computer. Try again in a minute.")
             }
@@ -125,6 +179,14 @@ impl fmt::Display for Refusal {
             Self::AgentGone => f.write_str("The Gatepass agent stopped in the middle. Try again in a moment."),
             Self::Because { reason } => f.write_str(reason),
         }
+    }
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        1 => "1 second".to_owned(),
+        few @ ..=120 => format!("{few} seconds"),
+        more => format!("{} minutes", more.div_ceil(60)),
     }
 }
 
@@ -163,6 +225,20 @@ mod tests {
     }
 
     #[test]
+    fn the_screen_for_an_offline_code_fits_too() {
+        // The longest: an account of 32 characters.
+        let qr = format!("GPC1:{}", "A".repeat(78));
+        let screen = |style| offline_code(Some(&qr), "K7QM2-XWD4P", &"h".repeat(63), &"a".repeat(32), style);
+        let ssh = |style| format!("({}@{}) {}", "a".repeat(32), "h".repeat(63), screen(style));
+        assert!(rows(&ssh(Style::HalfBlocks)) <= 24, "{}", rows(&ssh(Style::HalfBlocks)));
+        assert!(rows(&ssh(Style::Text)) <= 24);
+        for style in [Style::HalfBlocks, Style::Text] {
+            assert!(screen(style).contains("K7QM2-XWD4P"));
+        }
+        assert_eq!(screen(Style::HalfBlocks).matches('\n').count(), 22, "no larger than the code of a pairing");
+    }
+
+    #[test]
     fn a_warning_says_whose_time_ends_and_when() {
         assert!(warning("gp-alex", 5).contains("gp-alex ends in 5 minutes"));
         assert!(warning("gp-alex", 1).contains("in 1 minute,"));
@@ -177,6 +253,9 @@ mod tests {
             Refusal::WrongCode,
             Refusal::Broken,
             Refusal::Unreachable { relay: "wss://relay.example.com".into() },
+            Refusal::TooLongOffline { hours: 720 },
+            Refusal::Locked { seconds: 86_400 },
+            Refusal::WrongOfflineCode,
             Refusal::TooMany,
             Refusal::NotEnrolled,
             Refusal::NoAgent { socket: "/run/gatepass/pam.sock".into() },

@@ -28,7 +28,7 @@ use crate::relay::{Ear, Pairing};
 const TYPING_TIME: Duration = Duration::from_secs(60);
 /// Of a reason or a ticket goes into the trail at most this many bytes: with the longest command and the longest reason that fit
 /// into their messages, an event would be larger than the control plane takes. The approval has the hash of the whole.
-const LONGEST_REASON: usize = 500;
+pub(super) const LONGEST_REASON: usize = 500;
 /// How long the channel stays open after the result, for a phone that changes its mind at once.
 const LINGER: Duration = Duration::from_secs(30);
 
@@ -53,27 +53,9 @@ pub(crate) async fn act(
     }
     let wanted = wanted(agent, asked, &approved);
     let event = granted_event(agent, asked, &approved, Some(wanted.id));
-    // In the trail before it is done: what can't be accounted for is not granted.
-    if let Err(error) = agent.audit.append(event.clone()) {
-        let reason =
-            format!("The audit trail can't be written ({error}), so nothing is granted. Free some space on the disk.");
-        return Ok(Err(refuse(&pairing, *approved, Code::Account, Refusal::Because { reason }).await));
-    }
-    let granted = agent.with_grants(move |grants| grants.grant(&wanted, now())).await;
-    let grant = match granted {
-        Some(Ok(grant)) => grant,
-        Some(Err(refused)) => {
-            let code = match refused {
-                gatepass_agent_core::Refused::Duplicate => Code::Duplicate,
-                gatepass_agent_core::Refused::TooLate => Code::TimedOut,
-                _ => Code::Account,
-            };
-            tracing::error!(%refused, "an approval could not be acted on");
-            let reason = refused.to_string();
-            agent.report(Event { kind: EventKind::Refused, code: Some(code), text: reason.clone(), ..event });
-            return Ok(Err(refuse(&pairing, *approved, code, Refusal::Because { reason }).await));
-        }
-        None => return Ok(Err(refuse(&pairing, *approved, Code::Account, Refusal::Broken).await)),
+    let grant = match begin(agent, wanted, event).await {
+        Ok(grant) => grant,
+        Err((code, refusal)) => return Ok(Err(refuse(&pairing, *approved, code, refusal).await)),
     };
     // A list that came while the account was made did not see this grant yet; one that comes from now on does.
     if still_holds(agent, &approved) == Err(Code::Revoked) {
@@ -95,6 +77,31 @@ pub(crate) async fn act(
         agent.end(grant.id, EndReason::Failed).await;
     }
     told.map(Ok)
+}
+
+/// The trail, single use, the journal, the act. The event says what is about to be granted.
+pub(super) async fn begin(agent: &Arc<Agent>, wanted: Wanted, event: Event) -> Result<Grant, (Code, Refusal)> {
+    // In the trail before it is done: what can't be accounted for is not granted.
+    if let Err(error) = agent.audit.append(event.clone()) {
+        let reason =
+            format!("The audit trail can't be written ({error}), so nothing is granted. Free some space on the disk.");
+        return Err((Code::Account, Refusal::Because { reason }));
+    }
+    match agent.with_grants(move |grants| grants.grant(&wanted, now())).await {
+        Some(Ok(grant)) => Ok(grant),
+        Some(Err(refused)) => {
+            let code = match refused {
+                gatepass_agent_core::Refused::Duplicate => Code::Duplicate,
+                gatepass_agent_core::Refused::TooLate => Code::TimedOut,
+                _ => Code::Account,
+            };
+            tracing::error!(%refused, "an approval could not be acted on");
+            let reason = refused.to_string();
+            agent.report(Event { kind: EventKind::Refused, code: Some(code), text: reason.clone(), ..event });
+            Err((code, Refusal::Because { reason }))
+        }
+        None => Err((Code::Account, Refusal::Broken)),
+    }
 }
 
 /// The lists may have changed while the code was typed.
@@ -138,7 +145,7 @@ fn wanted(agent: &Agent, asked: &Asked, approved: &Approved) -> Wanted {
 }
 
 /// A text, or as much of its beginning as fits.
-fn at_most(text: &str, bytes: usize) -> String {
+pub(super) fn at_most(text: &str, bytes: usize) -> String {
     match text.floor_char_boundary(bytes) {
         all if all == text.len() => text.to_owned(),
         some => format!("{}...", &text[..some]),
@@ -146,7 +153,7 @@ fn at_most(text: &str, bytes: usize) -> String {
 }
 
 /// What there is to say, each with its word before it.
-fn said(parts: &[(&str, &str)]) -> String {
+pub(super) fn said(parts: &[(&str, &str)]) -> String {
     let parts = parts.iter().filter(|(_, value)| !value.is_empty()).map(|(word, value)| format!("{word}{value}"));
     parts.collect::<Vec<_>>().join("; ")
 }
@@ -172,7 +179,7 @@ fn granted_event(agent: &Agent, asked: &Asked, approved: &Approved, grant: Optio
 }
 
 /// Tells the module what it needs for the phases to come, and the person what they have.
-async fn tell(grant: &Grant, terminal: &mut Terminal) -> Result<(), Gone> {
+pub(super) async fn tell(grant: &Grant, terminal: &mut Terminal) -> Result<(), Gone> {
     let until = time_of_day(grant.deadline.wall);
     terminal.tell(&FromDaemon::SetSession(*grant.id.as_bytes())).await?;
     match &grant.right {

@@ -6,9 +6,11 @@
 //! screen     what the person at the computer sees meanwhile
 //! queue      how many may wait
 //! grant      confirm code, the act, M6
+//! offline    a code in the place of all that, while the relay is away
 //! ```
 
 mod grant;
+mod offline;
 mod phone;
 mod question;
 mod queue;
@@ -18,9 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gatepass_client::State;
-use gatepass_logon::text::Refusal;
+use gatepass_logon::text::{self, Refusal};
 use gatepass_logon::wire::{FromDaemon, Phase, Start, Verdict};
 use gatepass_protocol::event::{Event, EventKind};
+use gatepass_protocol::offline::OfflineTerms;
 
 use crate::agent::Agent;
 use crate::door::{Gone, Terminal};
@@ -84,14 +87,33 @@ async fn approved(
     start: &Start,
     terminal: &mut Terminal,
 ) -> Result<Result<(), Refusal>, Gone> {
-    if let Err(refusal) = reachable(agent).await {
-        return Ok(Err(refusal));
+    let offline = offline::terms(agent, asked);
+    let reached = reachable(agent).await;
+    if let (Err(refusal), None) = (&reached, &offline) {
+        return Ok(Err(refusal.clone()));
     }
     let Some(_place) = agent.waiting.enter(start) else { return Ok(Err(Refusal::TooMany)) };
-    match screen::wait_for_phone(agent, asked, start, terminal).await? {
-        Ok(consent) => grant::act(agent, asked, consent, terminal).await,
-        Err(refusal) => Ok(Err(refusal)),
+    if reached.is_ok() && !wants_code(offline.as_ref(), terminal).await? {
+        match screen::wait_for_phone(agent, asked, start, terminal).await? {
+            Ok(consent) => return grant::act(agent, asked, consent, terminal).await,
+            // It seemed to be there, and was not.
+            Err(Refusal::Unreachable { .. }) if offline.is_some() => {}
+            Err(refusal) => return Ok(Err(refusal)),
+        }
     }
+    match offline {
+        Some(terms) => offline::log_in(agent, asked, &terms, start, terminal).await,
+        None => Ok(Err(unreachable(agent))),
+    }
+}
+
+/// Whether somebody would rather type a code, where that may be done while the relay is there.
+async fn wants_code(terms: Option<&OfflineTerms>, terminal: &mut Terminal) -> Result<bool, Gone> {
+    if !terms.is_some_and(|terms| terms.while_online) {
+        return Ok(false);
+    }
+    let answer = terminal.ask(text::WHICH_WAY.to_owned(), true, READING_TIME).await?;
+    Ok(answer.is_some_and(|answer| answer.as_str().trim().eq_ignore_ascii_case("o")))
 }
 
 /// Whether a phone could reach this computer now.
@@ -134,7 +156,9 @@ async fn refused(
     refuse(start, terminal, refusal).await?;
     Ok(match refusal {
         // Where a password would do as well, it still does.
-        Refusal::Unreachable { .. } | Refusal::NotEnrolled | Refusal::TooMany => Verdict::Unavailable,
+        Refusal::Unreachable { .. } | Refusal::TooLongOffline { .. } | Refusal::NotEnrolled | Refusal::TooMany => {
+            Verdict::Unavailable
+        }
         _ => Verdict::Denied,
     })
 }

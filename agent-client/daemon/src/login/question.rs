@@ -7,7 +7,7 @@ use gatepass_logon::text::Refusal;
 use gatepass_logon::wire::Start;
 use gatepass_protocol::Code;
 use gatepass_protocol::pairing::messages::{Context, Request};
-use gatepass_protocol::policy::{AccountKind, Choice, Policy, Question, Scenario};
+use gatepass_protocol::policy::{AccountKind, Choice, Policy, Question, Scenario, named_account};
 use gatepass_protocol::statement::DeviceTerms;
 use gatepass_protocol::trust::Certified;
 
@@ -126,16 +126,15 @@ impl Asked {
     }
 
     /// The account of each kind that could be had here by this technician.
-    fn accounts(&self, technician: &DeviceTerms) -> Result<Vec<(AccountKind, String)>, (Code, String)> {
-        let short = short_name(&technician.technician_name);
-        let named = format!("gp-{short}");
+    pub(super) fn accounts(&self, technician: &DeviceTerms) -> Result<Vec<(AccountKind, String)>, (Code, String)> {
+        let named = named_account(&technician.technician_name);
         match &self.right {
             Wish::Elevation => Ok(vec![(AccountKind::Own, self.request.user.clone())]),
             Wish::AnyAccount => {
                 let digits = u64::from_be_bytes(edge::random()) % 1_000_000_000_000;
                 // 20 characters, the most that a directory takes.
                 let stem: String =
-                    short.trim_start_matches(|c: char| !c.is_ascii_lowercase()).chars().take(7).collect();
+                    named[3..].trim_start_matches(|c: char| !c.is_ascii_lowercase()).chars().take(7).collect();
                 let stem = if stem.is_empty() { "gp".to_owned() } else { stem };
                 Ok(vec![(AccountKind::Named, named), (AccountKind::Random, format!("{stem}_{digits:012}"))])
             }
@@ -150,7 +149,7 @@ impl Asked {
 
     /// A standing account that is made only after the approval comes too late for a program that has looked already. So it is made
     /// now, locked, for somebody who may have it, and the next try finds it. (The user database answers such programs by itself.)
-    fn can_go_on(&self, agent: &Agent, technician: &DeviceTerms, now: u64) -> Result<(), (Code, String)> {
+    pub(super) fn can_go_on(&self, agent: &Agent, technician: &DeviceTerms, now: u64) -> Result<(), (Code, String)> {
         let Wish::Account(name) = &self.right else { return Ok(()) };
         let made = (|| {
             let missing = self.looked_up
@@ -233,7 +232,7 @@ impl Asked {
 }
 
 /// An account to ask the provider about, before it is known for how long it is wanted.
-fn spec(name: AccountName, technician: &DeviceTerms, groups: &[String], now: u64) -> AccountSpec {
+pub(super) fn spec(name: AccountName, technician: &DeviceTerms, groups: &[String], now: u64) -> AccountSpec {
     AccountSpec {
         name,
         technician: *technician.technician.as_bytes(),
@@ -370,12 +369,6 @@ pub(crate) fn may_be_ours(name: &AccountName) -> bool {
     name.as_str().strip_prefix("gp-").is_some_and(|rest| !rest.is_empty())
 }
 
-/// A technician's name as a part of an account's: lower case, what does not fit becomes a hyphen.
-fn short_name(name: &str) -> String {
-    let fitting = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-    name.trim().chars().map(fitting).take(29).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -403,11 +396,8 @@ mod tests {
 
     #[test]
     fn a_technicians_name_becomes_a_name_that_an_account_can_have() {
-        for (name, short) in
-            [("alex", "alex"), ("Ann-Marie O'Hara", "ann-marie-o-hara"), ("Zoë", "zo-"), ("../../x", "------x")]
-        {
-            assert_eq!(short_name(name), short);
-            assert!(AccountName::new(&format!("gp-{short}")).is_ok());
+        for name in ["alex", "Ann-Marie O'Hara", "Zoë", "../../x"] {
+            assert!(AccountName::new(&named_account(name)).is_ok(), "{name}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A control plane in a few lines: it enrols whoever asks, hands out what the tenant signed and keeps events.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -15,6 +16,10 @@ use tokio::net::{TcpListener, TcpStream};
 #[derive(Clone, Default)]
 pub(crate) struct Control {
     pub(crate) statements: Arc<Mutex<Statements>>,
+    /// The chains of its directory.
+    pub(crate) directory: Arc<Mutex<Vec<Vec<Bytes>>>>,
+    /// It answers nobody.
+    pub(crate) away: Arc<AtomicBool>,
     events: Arc<Mutex<Vec<Event>>>,
 }
 
@@ -26,6 +31,9 @@ impl Control {
         let control = self.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                if control.away.load(Ordering::Relaxed) {
+                    continue;
+                }
                 tokio::spawn(answer(control.clone(), tenant, stream));
             }
         });
@@ -43,6 +51,12 @@ impl Control {
             "/api/v1/enrol/agent" => {
                 lists["tenant"] = json!(tenant.to_string());
                 lists["ca_pem"] = json!([]);
+            }
+            "/api/v1/directory" => {
+                let chains = self.directory.lock().unwrap().clone();
+                let chains: Vec<Vec<Base64>> =
+                    chains.into_iter().map(|chain| chain.into_iter().map(Base64).collect()).collect();
+                return json!({ "chains": chains, "since": 1, "after": "0".repeat(32), "more": false });
             }
             "/api/v1/events" => {
                 let posted: Value = serde_json::from_slice(body).unwrap();

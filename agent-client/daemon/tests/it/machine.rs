@@ -13,6 +13,7 @@ use gatepass_mobile::login::{self, LoginError};
 use gatepass_mobile::orders;
 use gatepass_protocol::ids::GrantId;
 use gatepass_protocol::keys::SigningKey;
+use gatepass_protocol::offline::OfflineTerms;
 use gatepass_protocol::pairing::messages::{Context, Outcome, Verification};
 use gatepass_protocol::pairing::phone::{Chosen, Scan};
 use gatepass_protocol::policy::AccountKind;
@@ -44,14 +45,25 @@ impl Machine {
 
     /// The same; `prepare` has the state folder before anything is in it.
     pub(crate) async fn prepared(provider: &str, confirm: bool, prepare: impl FnOnce(&Path)) -> Self {
+        Self::made(provider, confirm, None, prepare).await
+    }
+
+    /// The same, under a policy that takes offline codes.
+    pub(crate) async fn with_codes(offline: &OfflineTerms) -> Self {
+        Self::made("userdb", true, Some(offline), |_| {}).await
+    }
+
+    async fn made(provider: &str, confirm: bool, offline: Option<&OfflineTerms>, prepare: impl FnOnce(&Path)) -> Self {
         let mut tenant = Tenant::at(1, edge::now());
+        tenant.offline_codes = offline.is_some();
         let phone = tenant.phone(7);
         let relay = TestRelay::with_clock(Tenancy::of([tenant.trust()]), |_| {}, system_clock()).await;
         let control = Control::default();
         let url = control.start(tenant.id).await;
+        control.directory.lock().unwrap().push(phone.identity.chain.clone());
         {
             let mut lists = control.statements.lock().unwrap();
-            lists.policy = Some(Base64(tenant.policy(1, confirm)));
+            lists.policy = Some(Base64(tenant.policy_with(1, confirm, offline)));
             lists.revocation = Some(Base64(tenant.revocation(1, vec![])));
             let relays = RelayTerms { relays: vec![RelayEntry { index: 3, url: relay.url() }] };
             lists.relays = Some(Base64(tenant.list(1).sign(&relays, &tenant.ca).unwrap().bytes().clone()));
@@ -246,8 +258,8 @@ impl Machine {
     }
 
     /// The agent's certificate chain, out of its identity file.
-    fn chain(&self) -> Vec<Bytes> {
-        type Stored = (u8, Bytes, Bytes, Bytes, Bytes, Vec<Bytes>, Vec<String>, String, Option<String>);
+    pub(crate) fn chain(&self) -> Vec<Bytes> {
+        type Stored = (u8, Bytes, Bytes, Bytes, Bytes, Vec<Bytes>, Vec<String>, String, Option<String>, Bytes);
         let bytes = std::fs::read(self.at("state/identity")).unwrap();
         gatepass_protocol::wire::from_slice::<Stored>(&bytes).unwrap().5
     }

@@ -9,6 +9,7 @@ mod faults;
 mod logins;
 mod machine;
 mod module;
+mod offline;
 mod trouble;
 
 use gatepass_accounts::conformance::{jailed, shell};

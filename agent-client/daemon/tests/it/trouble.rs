@@ -125,11 +125,12 @@ fn no_secret_is_in_the_log_or_readable_by_others() {
             Vec<String>,
             String,
             Option<String>,
+            bytes::Bytes,
         );
-        let (_, _, _, sign, channel, ..) = gatepass_protocol::wire::from_slice::<Keys>(&identity).unwrap();
+        let (_, _, _, sign, channel, .., otp) = gatepass_protocol::wire::from_slice::<Keys>(&identity).unwrap();
         let log = machine.log();
         assert!(log.contains("ready"), "{log}");
-        for secret in [&sign[..], &channel[..]] {
+        for secret in [&sign[..], &channel[..], &otp[..]] {
             let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
             assert!(!log.contains(&hex));
         }
