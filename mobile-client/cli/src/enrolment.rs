@@ -14,6 +14,7 @@ use gatepass_protocol::{enrol::Ticket, statement::KeyProtection};
 use zeroize::Zeroizing;
 
 use crate::{
+    computers,
     home::{self, Home},
     terminal::{line, pin},
     when,
@@ -62,6 +63,7 @@ impl Enrol {
         }
         home.keep(&profile)?;
         show(&profile)?;
+        computers::fetch(home, &profile, &profile.trust()?).await?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -110,6 +112,9 @@ pub(crate) async fn status(home: &Home) -> Result<ExitCode> {
     let mut trust = profile.trust()?;
     let reached = enrol::refresh(&mut profile, &mut trust, edge::now()).await;
     home.remember(&trust)?;
+    if reached.is_ok() {
+        computers::fetch(home, &profile, &trust).await?;
+    }
     let shown = show(&profile);
     match &reached {
         Ok(()) => line!("Control     {} answers", profile.url),

@@ -1,4 +1,4 @@
-//! The phone's folder: the profile and the book, readable by their owner only, each replaced as a whole or not at all.
+//! The phone's folder: the profile, the book and the tenant's computers, readable by their owner only, each replaced as a whole or not at all.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -9,13 +9,14 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use gatepass_client::Proxies;
-use gatepass_mobile::{book::Book, profile::Profile};
+use gatepass_mobile::{book::Book, directory::Directory, profile::Profile};
 use gatepass_protocol::trust::TrustStore;
 use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
 const PROFILE: &str = "profile.json";
 const BOOK: &str = "book.json";
+const DIRECTORY: &str = "computers.json";
 
 /// The folder.
 pub(crate) struct Home {
@@ -77,6 +78,19 @@ impl Home {
         let changed = change(&mut book);
         self.write(BOOK, &serde_json::to_string_pretty(&book)?)?;
         Ok(changed)
+    }
+
+    /// The tenant's computers.
+    pub(crate) fn directory(&self) -> Result<Directory> {
+        let Some(text) = self.read(DIRECTORY)? else { return Ok(Directory::default()) };
+        // All of it can be fetched again.
+        Ok(serde_json::from_str(&text).unwrap_or_default())
+    }
+
+    /// Keeps the tenant's computers.
+    pub(crate) fn keep_directory(&self, directory: &Directory) -> Result<()> {
+        let _lock = self.lock()?;
+        self.write(DIRECTORY, &serde_json::to_string(directory)?)
     }
 
     fn read(&self, name: &str) -> Result<Option<Zeroizing<String>>> {

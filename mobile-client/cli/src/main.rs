@@ -1,6 +1,7 @@
 //! `gatepass-phone`: a phone at the command line, for technicians at a terminal, for scripts, and for trying everything out.
 //! Its approval key is software behind a PIN and says so; policy may refuse such keys.
 
+mod code;
 mod computers;
 mod enrolment;
 mod grants;
@@ -42,7 +43,9 @@ enum Command {
     Enrol(enrolment::Enrol),
     /// Scan the code of a logon screen, see what it asks, and decide
     Scan(Box<scan::Scan>),
-    /// List the computers that this phone has scanned, and which are on
+    /// Show an offline code, for a computer that can't reach its relay
+    Code(Box<code::Code>),
+    /// List the computers that this phone knows, and which are on; fetches those that are new
     Computers,
     /// List your live grants
     Grants,
@@ -62,7 +65,7 @@ fn main() -> ExitCode {
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter).boxed();
     let traces = gatepass_telemetry::init("gatepass-phone", lines);
     let cli = Cli::parse();
-    if matches!(cli.command, Command::Scan(_)) {
+    if matches!(cli.command, Command::Scan(_) | Command::Code(_)) {
         with_large_pages();
     }
     match traces.map_err(Into::into).and_then(|traces| run(cli, traces)) {
@@ -112,6 +115,7 @@ async fn act(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Enrol(enrol) => enrol.run(&home).await,
         Command::Scan(scan) => scan.run(&home).await,
+        Command::Code(code) => code.run(&home),
         Command::Computers => computers::list(&home).await,
         Command::Grants => grants::list(&home).await,
         Command::End(end) => end.run(&home).await,

@@ -1,8 +1,15 @@
 //! Finds the Gatepass code in what a person has: a picture file, what a terminal shows, or the text itself.
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{
+    fs::File,
+    io::{BufReader, Read},
+    path::Path,
+};
 
-use gatepass_protocol::qr::{PREFIX, QrPayload};
+use anyhow::{Context as _, Result};
+use gatepass_protocol::{offline::ChallengeQr, qr::QrPayload};
+
+use crate::terminal::ask;
 
 /// No screenshot is larger; a picture file can't make us take all memory.
 const LARGEST_PICTURE: usize = 64 << 20;
@@ -45,18 +52,57 @@ struct Greys {
     greys: Vec<u8>,
 }
 
+/// Where a code is.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    /// A picture file.
+    pub(crate) picture: Option<&'a Path>,
+    /// A file with what a terminal shows; `-`: standard input.
+    pub(crate) terminal: Option<&'a Path>,
+    /// The code's text; `-`: standard input.
+    pub(crate) text: Option<&'a str>,
+}
+
+impl Source<'_> {
+    /// The code that begins with this prefix; asked for where no source was given.
+    pub(crate) fn read(self, prefix: &str) -> Result<String> {
+        let stdin = || {
+            let mut text = String::new();
+            std::io::stdin().take(1 << 20).read_to_string(&mut text).context("can't read standard input")?;
+            Ok::<_, anyhow::Error>(text)
+        };
+        if let Some(path) = self.picture {
+            return Ok(from_file(path, prefix)?);
+        }
+        if let Some(path) = self.terminal {
+            let capture = if path == Path::new("-") {
+                stdin()?
+            } else {
+                std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?
+            };
+            return Ok(from_terminal(&capture, prefix)?);
+        }
+        let text = match self.text {
+            Some("-") => stdin()?,
+            Some(text) => text.to_owned(),
+            None => ask(&format!("Paste the code that the computer shows as text ({prefix}...)"), "")?,
+        };
+        Ok(from_text(&text, prefix)?)
+    }
+}
+
 /// The code in a picture file.
-pub(crate) fn from_file(path: &Path) -> Result<String, NoCode> {
+fn from_file(path: &Path, prefix: &str) -> Result<String, NoCode> {
     let file = File::open(path)
         .map_err(|error| NoCode::Unreadable { path: path.display().to_string(), reason: error.to_string() })?;
     let greys = png_greys(BufReader::new(file))
         .map_err(|error| NoCode::NotPng { path: path.display().to_string(), reason: error.to_string() })?;
-    find(&greys)
+    find(&greys, prefix)
 }
 
 /// The code in what a terminal shows: half blocks or two characters a module, dark on light or light on dark, other text
 /// around it. Of several codes, the lowest: the newest.
-pub(crate) fn from_terminal(capture: &str) -> Result<String, NoCode> {
+fn from_terminal(capture: &str, prefix: &str) -> Result<String, NoCode> {
     let rows: Vec<Vec<char>> = without_escapes(capture).lines().map(|line| line.chars().collect()).collect();
     // A character is one module wide and two high, or half of one that is two characters wide.
     let width = rows.iter().map(Vec::len).max().unwrap_or(0) * SCALE;
@@ -77,16 +123,16 @@ pub(crate) fn from_terminal(capture: &str) -> Result<String, NoCode> {
             pixels.fill(if inked { 255 } else { 0 });
         }
     }
-    find(&Greys { width, height, greys })
+    find(&Greys { width, height, greys }, prefix)
 }
 
 /// The code as text: copied from the screen in groups with `_` for the blanks, or as it is in the QR.
-pub(crate) fn from_text(text: &str) -> Result<String, NoCode> {
+fn from_text(text: &str, prefix: &str) -> Result<String, NoCode> {
     let plain = text.trim_start().trim_end_matches(['\r', '\n']);
-    if QrPayload::from_text(plain).is_ok() {
+    if QrPayload::from_text(plain).is_ok() || ChallengeQr::from_text(plain).is_ok() {
         return Ok(plain.to_owned());
     }
-    let start = text.find(PREFIX).ok_or(NoCode::NotGatepass)?;
+    let start = text.find(prefix).ok_or(NoCode::NotGatepass)?;
     let joined = text[start..].chars().filter(|c| !c.is_whitespace()).map(|c| if c == '_' { ' ' } else { c });
     Ok(joined.collect())
 }
@@ -128,7 +174,7 @@ fn on_white(grey: u8, alpha: u8) -> u8 {
 }
 
 /// Dark on light is the rule; a code drawn with the terminal's own colours may be the other way round.
-fn find(picture: &Greys) -> Result<String, NoCode> {
+fn find(picture: &Greys, prefix: &str) -> Result<String, NoCode> {
     if picture.width.min(picture.height) < SMALLEST {
         return Err(NoCode::NoQr);
     }
@@ -141,7 +187,7 @@ fn find(picture: &Greys) -> Result<String, NoCode> {
         let mut codes = prepared.detect_grids();
         codes.sort_by_key(|code| -code.bounds[0].y);
         for (_, text) in codes.iter().filter_map(|code| code.decode().ok()) {
-            if text.starts_with(PREFIX) {
+            if text.starts_with(prefix) {
                 return Ok(text);
             }
             seen = NoCode::NotGatepass;
@@ -172,6 +218,7 @@ fn without_escapes(capture: &str) -> String {
 mod tests {
     use super::*;
     use gatepass_logon::picture::{Style, render};
+    use gatepass_protocol::qr::PREFIX;
     use std::io::BufWriter;
 
     const CODE: &str = "GP1:QED8WEX0 C91/DG%6J74X.E$PE0/DG+6+94 /DTPE8+9 JC0/DO/E0/DY0DSUEEQDPED+EDIEDLPC6WE%6EO";
@@ -182,7 +229,7 @@ mod tests {
     fn a_terminal_is_read_in_each_style_that_it_may_show() {
         for style in STYLES {
             let screen = format!("user@host:~$ sudo id\nScan this:\n{}Waiting ...\n", render(CODE, style));
-            assert_eq!(from_terminal(&screen).unwrap(), CODE, "{style:?}");
+            assert_eq!(from_terminal(&screen, PREFIX).unwrap(), CODE, "{style:?}");
         }
     }
 
@@ -193,22 +240,25 @@ mod tests {
                 .lines()
                 .map(|line| format!("\x1b[1;37;40m  {}\x1b[0m\r", line.trim_end()))
                 .collect();
-            assert_eq!(from_terminal(&lines.join("\n")).unwrap(), CODE, "{style:?}");
+            assert_eq!(from_terminal(&lines.join("\n"), PREFIX).unwrap(), CODE, "{style:?}");
         }
     }
 
     #[test]
     fn of_two_codes_on_the_screen_the_newer_counts() {
         let screen = format!("{}too old\n{}", render(OTHER, Style::HalfBlocks), render(CODE, Style::HalfBlocks));
-        assert_eq!(from_terminal(&screen).unwrap(), CODE);
+        assert_eq!(from_terminal(&screen, PREFIX).unwrap(), CODE);
     }
 
     #[test]
     fn a_screen_without_a_code_says_what_to_do() {
         for screen in ["", "\n", "user@host:~$ ls\n", "####\n####\n", "\u{2588}"] {
-            assert!(from_terminal(screen).unwrap_err().to_string().contains("whole code"), "{screen}");
+            assert!(from_terminal(screen, PREFIX).unwrap_err().to_string().contains("whole code"), "{screen}");
         }
-        assert!(matches!(from_terminal(&render("https://example.com", Style::HalfBlocks)), Err(NoCode::NotGatepass)));
+        assert!(matches!(
+            from_terminal(&render("https://example.com", Style::HalfBlocks), PREFIX),
+            Err(NoCode::NotGatepass)
+        ));
     }
 
     #[test]
@@ -221,7 +271,7 @@ mod tests {
             };
             let greys: Vec<u8> =
                 (0..side * (side + 3)).map(|_| if seed % 2 == 0 { noise() } else { noise() & 128 }).collect();
-            assert!(find(&Greys { width: side, height: side + 3, greys }).is_err());
+            assert!(find(&Greys { width: side, height: side + 3, greys }, PREFIX).is_err());
         }
     }
 
@@ -244,17 +294,17 @@ mod tests {
             let pixels: Vec<u8> =
                 (0..lines.len() * scale).flat_map(|y| (0..width * scale).flat_map(move |x| pixel(x, y))).collect();
             encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
-            assert_eq!(from_file(&path).unwrap(), CODE, "{name}");
+            assert_eq!(from_file(&path, PREFIX).unwrap(), CODE, "{name}");
         }
-        let error = from_file(&folder.path().join("missing.png")).unwrap_err().to_string();
+        let error = from_file(&folder.path().join("missing.png"), PREFIX).unwrap_err().to_string();
         assert!(error.contains("missing.png"), "{error}");
     }
 
     #[test]
     fn a_copied_text_is_read_with_its_blanks() {
         let code = QrPayload { relay_idx: 0, tenant_tag: [1; 4], qs: [2; 16], a_q: [3; 32] }.to_text();
-        assert_eq!(from_text(&format!("{code}\n")).unwrap(), code);
-        assert_eq!(from_text(&render(&code, Style::Text)).unwrap(), code);
-        assert!(matches!(from_text("hello"), Err(NoCode::NotGatepass)));
+        assert_eq!(from_text(&format!("{code}\n"), PREFIX).unwrap(), code);
+        assert_eq!(from_text(&render(&code, Style::Text), PREFIX).unwrap(), code);
+        assert!(matches!(from_text("hello", PREFIX), Err(NoCode::NotGatepass)));
     }
 }

@@ -1,7 +1,6 @@
 //! `scan`: read the code, show who asks for what, decide, show the outcome.
 
 use std::{
-    io::Read,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -22,13 +21,14 @@ use gatepass_protocol::{
         phone::{Asked, Chosen, DeviceIdentity},
     },
     policy::AccountKind,
+    qr::PREFIX,
     trust::TrustStore,
 };
 use tokio::task::JoinHandle;
 
 use crate::{
     home::Home,
-    picture,
+    picture::Source,
     terminal::{ask, line, pin},
     when,
 };
@@ -107,7 +107,7 @@ impl Scan {
         let mut key =
             self.pin_file.as_deref().filter(|_| self.approve).map(|file| unlock(&profile, Some(file))).transpose()?;
 
-        let code = gatepass_protocol::pairing::phone::Scan::from_text(&self.code()?)?;
+        let code = gatepass_protocol::pairing::phone::Scan::from_text(&self.source().read(PREFIX)?)?;
         let relay = code.relay_idx();
         if profile.settings(&trust, Some(relay)).is_err() {
             enrol::refresh(&mut profile, &mut trust, edge::now()).await?;
@@ -171,29 +171,9 @@ impl Scan {
         }
     }
 
-    fn code(&self) -> Result<String> {
-        let stdin = || {
-            let mut text = String::new();
-            std::io::stdin().take(1 << 20).read_to_string(&mut text).context("can't read standard input")?;
-            Ok::<_, anyhow::Error>(text)
-        };
-        if let Some(path) = &self.picture {
-            return Ok(picture::from_file(path)?);
-        }
-        if let Some(path) = &self.terminal {
-            let capture = if path == Path::new("-") {
-                stdin()?
-            } else {
-                std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?
-            };
-            return Ok(picture::from_terminal(&capture)?);
-        }
-        let text = match self.text.as_deref() {
-            Some("-") => stdin()?,
-            Some(text) => text.to_owned(),
-            None => ask("Paste the code that the computer shows as text (GP1:...)", "")?,
-        };
-        Ok(picture::from_text(&text)?)
+    fn source(&self) -> Source<'_> {
+        let (picture, terminal) = (self.picture.as_deref(), self.terminal.as_deref());
+        Source { picture, terminal, text: self.text.as_deref() }
     }
 
     /// The computer knows a newer revocation list than this phone: whoever kept it from us may want us to trust that computer.

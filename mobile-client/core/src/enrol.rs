@@ -9,7 +9,7 @@ use gatepass_protocol::{
     Code,
     enrol::{DeviceRequest, NotATicket, Ticket, fingerprint},
     ids::DeviceId,
-    keys::{ChannelKey, Signer, SigningKey},
+    keys::{ChannelKey, OtpKey, Signer, SigningKey},
     signed::{Signed, Unverified},
     statement::{KeyProtection, KeyUse, Purpose, Statement},
     trust::{CaPublic, TrustStore},
@@ -76,11 +76,12 @@ impl Enrolment {
         let (tenant, serial) = checked(ticket, now)?;
         let (channel, sign, approve) =
             (ChannelKey::generate(rng), SigningKey::generate(rng), ApprovalKey::generate(rng));
+        let otp = OtpKey::generate(rng);
         let device = DeviceId::random(rng);
         let request = DeviceRequest {
             ticket: serial,
             device,
-            keys: keys::certified(&channel, &sign, &approve),
+            keys: keys::certified(&channel, &sign, &approve, &otp),
             device_name: device_name.to_owned(),
             protection: KeyProtection::Software,
             time: now,
@@ -98,6 +99,8 @@ impl Enrolment {
             sign,
             approval_public: approve.public_key(),
             approval_key: approve.seal(pin, rng)?,
+            otp_public: otp.public_key(),
+            otp_key: keys::seal_otp(&otp, pin, rng)?,
             stage: Stage::Waiting { request: String::new(), fingerprint: fingerprint(&request) },
         });
         let question =

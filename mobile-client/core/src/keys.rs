@@ -1,8 +1,9 @@
 //! The phone's keys. Two work unattended, as in a phone's key store: the channel key and the connection's signing key. The
-//! third approves, and each use of it needs the person: a biometric in hardware, here a PIN.
+//! others, for approvals and for offline codes, let somebody in, and each use of them needs the person: a biometric in hardware, here
+//! a PIN.
 
 use gatepass_protocol::{
-    keys::{ChannelKey, PublicKey, SignError, Signer, SigningKey},
+    keys::{ChannelKey, OtpKey, PublicKey, SignError, Signer, SigningKey},
     statement::{CertifiedKey, KeyUse},
     vault::{self, VaultError},
 };
@@ -65,6 +66,19 @@ impl ApprovalKey {
 }
 
 const VAULT_NAME: &str = "approval key of a phone";
+const OTP_VAULT_NAME: &str = "offline code key of a phone";
+
+/// The key for offline codes as a text that only the PIN opens.
+pub fn seal_otp(key: &OtpKey, pin: &str, rng: &mut impl CryptoRng) -> Result<String, VaultError> {
+    vault::seal(OTP_VAULT_NAME, pin.as_bytes(), &*key.to_bytes(), rng)
+}
+
+/// Opens the text. Takes a good part of a second, on purpose.
+pub fn open_otp(vault: &str, pin: &str) -> Result<OtpKey, VaultError> {
+    let scalar = vault::open(vault, pin.as_bytes())?;
+    let scalar: &[u8; 32] = scalar[..].try_into().map_err(|_| VaultError::NotAVault)?;
+    OtpKey::from_bytes(scalar).map_err(|_| VaultError::NotAVault)
+}
 
 impl Signer for ApprovalKey {
     fn public_key(&self) -> PublicKey {
@@ -81,11 +95,12 @@ impl Signer for ApprovalKey {
 }
 
 /// What a certificate says of these keys.
-pub fn certified(channel: &ChannelKey, sign: &SigningKey, approve: &impl Signer) -> Vec<CertifiedKey> {
+pub fn certified(channel: &ChannelKey, sign: &SigningKey, approve: &impl Signer, otp: &OtpKey) -> Vec<CertifiedKey> {
     vec![
         CertifiedKey { key_use: KeyUse::Sign, key: sign.public_key() },
         CertifiedKey { key_use: KeyUse::Channel, key: channel.public_key() },
         CertifiedKey { key_use: KeyUse::Approve, key: approve.public_key() },
+        CertifiedKey { key_use: KeyUse::Otp, key: otp.public_key() },
     ]
 }
 
@@ -120,6 +135,14 @@ mod tests {
         let vault = key.seal("814-273", &mut rng()).unwrap();
         assert_eq!(ApprovalKey::open(&vault, "814-273").unwrap().public_key(), key.public_key());
         assert_eq!(ApprovalKey::open(&vault, "814-274").err(), Some(VaultError::WrongPassword));
+    }
+
+    #[test]
+    fn the_key_for_offline_codes_needs_the_pin_too() {
+        let key = OtpKey::generate(&mut rng());
+        let vault = seal_otp(&key, "814-273", &mut rng()).unwrap();
+        assert_eq!(open_otp(&vault, "814-273").unwrap().public_key(), key.public_key());
+        assert_eq!(open_otp(&vault, "814-274").err(), Some(VaultError::WrongPassword));
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! login     scanned code -> question -> approve or deny -> outcome
 //! presence  which computers are on
 //! orders    list and end grants, outside a pairing
+//! directory which computers there are, by certificate
+//! offline   codes for a computer whose relay is away
 //! book      the computers, the live grants, the receipts, each checked again when it is shown
 //! ```
 //!
@@ -44,9 +46,11 @@
 //! The app around it has the camera, the screen and the storage. It shows nothing that came over the wire without [`clean`].
 
 pub mod book;
+pub mod directory;
 pub mod enrol;
 pub mod keys;
 pub mod login;
+pub mod offline;
 pub mod orders;
 pub mod presence;
 pub mod profile;

@@ -44,6 +44,12 @@ pub struct Profile {
     approval_public: Base64,
     /// The approval key behind the PIN.
     approval_key: String,
+    /// The public half of the key for offline codes; none where the phone was enrolled before there were any.
+    #[serde(default)]
+    otp_public: Option<Base64>,
+    /// That key behind the PIN.
+    #[serde(default)]
+    otp_key: Option<String>,
     pub(crate) stage: Stage,
     statements: Statements,
     /// Through which proxy this phone goes out: a matter of the network that it is in, so whoever loads the profile says it.
@@ -93,6 +99,8 @@ pub(crate) struct Beginning {
     pub(crate) sign: SigningKey,
     pub(crate) approval_public: PublicKey,
     pub(crate) approval_key: String,
+    pub(crate) otp_public: PublicKey,
+    pub(crate) otp_key: String,
     pub(crate) stage: Stage,
 }
 
@@ -112,6 +120,8 @@ impl Profile {
             sign_key: Secret(beginning.sign.seed()),
             approval_public: Base64(beginning.approval_public.spki().into()),
             approval_key: beginning.approval_key,
+            otp_public: Some(Base64(beginning.otp_public.spki().into())),
+            otp_key: Some(beginning.otp_key),
             stage: beginning.stage,
             statements: Statements::default(),
             proxies: Proxies::none(),
@@ -143,6 +153,12 @@ impl Profile {
     /// The key that approves, behind the PIN: for [`ApprovalKey::open`](crate::keys::ApprovalKey::open).
     pub fn sealed_approval_key(&self) -> &str {
         &self.approval_key
+    }
+
+    /// The key for offline codes, behind the PIN: for [`open_otp`](crate::keys::open_otp). None where the phone was enrolled before
+    /// there were any.
+    pub fn sealed_otp_key(&self) -> Option<&str> {
+        self.otp_key.as_deref()
     }
 
     /// The fingerprint that an administrator compares, while one is awaited.
@@ -209,6 +225,7 @@ impl Profile {
         statement.key(KeyUse::Sign) == Some(self.sign_key().public_key())
             && statement.key(KeyUse::Channel) == Some(self.channel_key().public_key())
             && statement.key(KeyUse::Approve).is_some_and(|key| key.spki() == self.approval_public.0)
+            && statement.key(KeyUse::Otp).map(|key| key.spki()) == self.otp_public.as_ref().map(|key| key.0.to_vec())
     }
 
     pub(crate) fn request(&self) -> Option<Serial> {
