@@ -236,7 +236,6 @@ fn a_server_restored_from_yesterdays_backup_is_brought_up_to_date_by_its_adminis
 fn each_end_is_told_whom_it_may_meet_offline_and_nobody_else_is_told_anything() {
     let server = Server::start();
     let admin = Administrator::of_tenant(&server, "Acme");
-    admin.did("technician add alex");
     let computer = Computer::with(&admin.ticket("agent", " --tag web"), "web01");
     server.enrol_agent(&computer.enrolment()).unwrap();
     let phone = Phone::with(&admin.ticket("phone", ""), "Alex's phone");
