@@ -49,34 +49,33 @@ struct Entry {
     chain: Vec<Base64>,
 }
 
-fn devices(db: &mut dyn Db, tenant: TenantId, after: Place) -> Result<Vec<Entry>, StoreError> {
-    entries(
-        db,
-        "SELECT approved, device, certificate, NULL FROM devices
+fn devices(db: &mut dyn Db, tenant: TenantId, place: Place) -> Result<Vec<Entry>, StoreError> {
+    db.rows(
+        "SELECT approved, device, certificate FROM devices
          WHERE tenant = ?1 AND certificate IS NOT NULL AND (approved, device) > (?2, ?3) ORDER BY approved, device LIMIT ?4",
-        tenant,
-        after,
+        &[(&tenant).into(), since(place).into(), (&place.after).into(), (PAGE as u64).into()],
+        |row| {
+            let place = Place { since: row.next()?, after: row.next()? };
+            Ok(Entry { place, chain: vec![Base64::from(row.next::<Vec<u8>>()?)] })
+        },
     )
 }
 
-fn computers(db: &mut dyn Db, tenant: TenantId, after: Place) -> Result<Vec<Entry>, StoreError> {
-    entries(
-        db,
+fn computers(db: &mut dyn Db, tenant: TenantId, place: Place) -> Result<Vec<Entry>, StoreError> {
+    db.rows(
         "SELECT c.enrolled, c.id, c.certificate, t.statement
          FROM computers c JOIN tickets t ON t.tenant = c.tenant AND t.serial = c.ticket
          WHERE c.tenant = ?1 AND (c.enrolled, c.id) > (?2, ?3) ORDER BY c.enrolled, c.id LIMIT ?4",
-        tenant,
-        after,
+        &[(&tenant).into(), since(place).into(), (&place.after).into(), (PAGE as u64).into()],
+        |row| {
+            let place = Place { since: row.next()?, after: row.next()? };
+            let chain = [row.next::<Vec<u8>>()?, row.next::<Vec<u8>>()?];
+            Ok(Entry { place, chain: chain.into_iter().map(Base64::from).collect() })
+        },
     )
 }
 
-fn entries(db: &mut dyn Db, query: &str, tenant: TenantId, after: Place) -> Result<Vec<Entry>, StoreError> {
-    // Databases count with a sign.
-    let since = after.since.min(i64::MAX as u64);
-    let values = [(&tenant).into(), since.into(), (&after.after).into(), (PAGE as u64).into()];
-    db.rows(query, &values, |row| {
-        let place = Place { since: row.next()?, after: row.next()? };
-        let (own, issuer): (Vec<u8>, Option<Vec<u8>>) = (row.next()?, row.next()?);
-        Ok(Entry { place, chain: [Some(own), issuer].into_iter().flatten().map(Base64::from).collect() })
-    })
+/// Both databases count with a sign.
+fn since(place: Place) -> u64 {
+    place.since.min(i64::MAX as u64)
 }

@@ -131,7 +131,7 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
         answer(OK, &inner.directory(&call.json()?, call.now)?)
     })
     .takes(ask_directory)
-    .answers(OK, anything),
+    .answers(OK, directory),
     get("/statements/{tenant}", Everybody, "The signed statements in force in a tenant", statements, |inner, call| {
         answer(OK, &inner.statements(call.tenant)?)
     }),
@@ -367,6 +367,15 @@ fn ask_directory(_: &mut SchemaGenerator) -> Schema {
     let text = serde_json::json!({ "type": "string", "contentEncoding": "base64" });
     let properties = serde_json::json!({ "chain": { "type": "array", "items": text }, "request": text });
     json_schema!({ "type": "object", "properties": properties, "required": ["chain", "request"] })
+}
+
+fn directory(_: &mut SchemaGenerator) -> Schema {
+    let chain = serde_json::json!({ "type": "array", "items": { "type": "string", "contentEncoding": "base64" } });
+    let properties = serde_json::json!({
+        "chains": { "type": "array", "items": chain }, "since": { "type": "integer" }, "after": { "type": "string" },
+        "more": { "type": "boolean" },
+    });
+    json_schema!({ "type": "object", "properties": properties, "required": ["chains", "since", "after", "more"] })
 }
 
 fn kept(_: &mut SchemaGenerator) -> Schema {
