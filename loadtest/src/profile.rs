@@ -149,6 +149,8 @@ pub struct Pairings {
     pub handshake: bool,
     /// Milliseconds for which a QR is on the screen before it is scanned.
     pub shown_ms: f64,
+    /// Whether a QR's `relay_idx` brings the phone to the very relay of the computer, as it does where the relay list names each.
+    pub phones_follow: bool,
 }
 
 /// Messages to and fro in pairings that stay open.
@@ -165,6 +167,8 @@ pub struct Messages {
     pub arrivals: Arrivals,
     /// Bytes of a message.
     pub bytes: u32,
+    /// Whether a QR's `relay_idx` brings the phone to the very relay of the computer, as it does where the relay list names each.
+    pub phones_follow: bool,
 }
 
 /// Messages to many.
@@ -238,13 +242,21 @@ impl Default for Pairings {
             arrivals: Arrivals::Poisson,
             handshake: true,
             shown_ms: 250.0,
+            phones_follow: false,
         }
     }
 }
 
 impl Default for Messages {
     fn default() -> Self {
-        Self { seconds: 60.0, warm_up_seconds: 5.0, per_second: 1_000.0, arrivals: Arrivals::Poisson, bytes: 800 }
+        Self {
+            seconds: 60.0,
+            warm_up_seconds: 5.0,
+            per_second: 1_000.0,
+            arrivals: Arrivals::Poisson,
+            bytes: 800,
+            phones_follow: false,
+        }
     }
 }
 

@@ -177,6 +177,14 @@ impl Member {
         matches!(*self.sender.state().borrow(), State::Online { .. })
     }
 
+    /// The relay that it is connected to now.
+    pub(crate) fn relay(&self) -> Option<String> {
+        match &*self.sender.state().borrow() {
+            State::Online { relay, .. } => Some(relay.clone()),
+            _ => None,
+        }
+    }
+
     /// What comes for a pairing from now on.
     pub(crate) fn expect(&self, rid: Rid) -> Mail {
         let (sender, receiver) = mpsc::unbounded_channel();

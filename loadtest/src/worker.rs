@@ -420,15 +420,18 @@ impl Crowd {
         Ok(())
     }
 
-    /// Each agent's pairing is claimed by a phone at random, so that it is chance whether both are at the same relay.
+    /// Each agent's pairing is claimed by a phone at random; by one at its own relay, where phones follow the QR and one is left.
     async fn begin_talks(&mut self, stage: &Arc<Stage>) {
+        let follow = matches!(&stage.profile.load, Load::Messages(load) if load.phones_follow);
         let mut random = Random::new(stage.profile.seed ^ u64::from(stage.share.index));
         let mut phones: Vec<Arc<Member>> = self.phones.iter().map(|phone| phone.member.clone()).collect();
         for agent in self.agents.iter().filter_map(|seat| seat.member.clone()) {
             if phones.is_empty() {
                 return;
             }
-            let phone = phones.swap_remove(random.below(phones.len()));
+            let from = random.below(phones.len());
+            let near = |at: &usize| follow && phones[*at].relay() == agent.relay();
+            let phone = phones.swap_remove((from..phones.len()).chain(0..from).find(near).unwrap_or(from));
             self.talks.push(Talk::open(stage, agent, phone).await);
         }
     }
@@ -442,16 +445,22 @@ impl Crowd {
         random: &mut Random,
         doing: &mut JoinSet<Option<Came>>,
     ) -> Option<watch::Sender<bool>> {
-        let (handshake, shown_for) = match &stage.profile.load {
-            Load::Pairings(load) => (load.handshake, Duration::from_secs_f64(load.shown_ms / 1_000.0)),
-            Load::Day(day) => (day.handshake, agenda::SHOWN),
+        let (handshake, shown_for, follow) = match &stage.profile.load {
+            Load::Pairings(load) => {
+                (load.handshake, Duration::from_secs_f64(load.shown_ms / 1_000.0), load.phones_follow)
+            }
+            Load::Day(day) => (day.handshake, agenda::SHOWN, false),
             _ => return None,
         };
         // A computer without a connection shows no QR, and nobody opens the app to scan without one.
         let agent = pick(&self.agents, random, |seat| {
             Some((seat.member.clone().filter(|member| member.is_online())?, seat.identity.clone()?))
         });
-        let phone = pick(&self.phones, random, |phone| Some(phone.clone()).filter(|phone| phone.member.is_online()));
+        let at = agent.as_ref().and_then(|(agent, _)| agent.relay());
+        let phone = pick(&self.phones, random, |phone| {
+            let relay = phone.member.relay();
+            Some(phone.clone()).filter(|_| relay.is_some() && (!follow || relay == at))
+        });
         let (Some((agent, identity)), Some(phone)) = (agent, phone) else {
             stage.recorder.failed("pairing: nobody is online");
             return None;

@@ -295,7 +295,8 @@ pub struct Backplane {
     /// Where this relay listens for the others of its region, `address:port`; empty: it does not, and their messages come through
     /// Redis.
     pub peer_listen: String,
-    /// `host:port` by which the others reach it; empty: `peer_listen`.
+    /// `host:port` by which the others reach it; empty: `peer_listen`, or where that is every address, the one from which this
+    /// relay reaches Redis.
     pub peer_address: String,
     /// Newest messages of a channel that are kept for those who were away.
     pub history_messages: NonZeroU32,

@@ -11,8 +11,8 @@
 //!                                                        /api/...           the control plane, where it is in this process
 //! ```
 //!
-//! In all that is spoken here the client speaks first. A socket that says nothing costs a small task and no turn, so that any
-//! number of them takes nothing from those who speak.
+//! In all that is spoken here the client speaks first. Until then a socket is the acceptor's, and costs a small task there and no
+//! turn, so that any number of them takes nothing from those who speak.
 //!
 //! Nothing before authentication may cost much: the request head is bounded in bytes and in time, and a socket that was
 //! refused is answered 503 with a time to come back where that is cheap, and otherwise closed.
@@ -27,11 +27,10 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::Poll,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use gatepass_protocol::sse::{EVENTS, SEND};
 use http_body_util::Full;
 use hyper::{
@@ -42,16 +41,16 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::net::sockopt::set_tcp_nodelay;
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, watch},
-    task::{unconstrained, yield_now},
-    time::{sleep, timeout},
+    time::timeout,
 };
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::{
+    acceptor::Acceptor,
     admission::Entry,
     backplane::BoxFuture,
     connection,
@@ -74,10 +73,6 @@ pub type Api = Arc<dyn Fn(Request<Incoming>, SocketAddr) -> BoxFuture<'static, R
 
 /// The largest request head. Ours need less than 1 KiB; browsers and proxies add theirs.
 const MAX_HEAD: usize = 16 * 1024;
-/// A pause after a failed accept, which mostly means that file descriptors ran out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Sockets that are accepted before those that are there get their turn on the processor: a few hundred microseconds' worth.
-const ACCEPTED_AT_ONCE: usize = 16;
 /// A probe of the backplane that takes longer counts as failed.
 const PROBE: Duration = Duration::from_secs(1);
 /// How long requests under way are given at the end.
@@ -92,19 +87,24 @@ pub(crate) async fn serve(
     websockets: bool,
     shutdown: impl Future<Output = ()>,
 ) {
-    no_delay(&listener);
     let (stopping, stop) = watch::channel(false);
     let proxies = Proxies::new(&core.config.edge);
     let door = Arc::new(Door { core: core.clone(), proxies, tls, api, websockets, stop });
+    let open = {
+        let (door, workers) = (door.clone(), Handle::current());
+        move |socket, from, paced| door.clone().open(socket, from, paced, workers.clone())
+    };
+    let mut acceptor = match Acceptor::start(listener, core.clone(), open) {
+        Ok(acceptor) => acceptor,
+        Err(error) => return error!(%error, "can't accept connections"),
+    };
     {
         let keep_tls = async {
             if let Some(tls) = &door.tls {
                 tls.watch(&core.metrics).await;
             }
         };
-        let work = async {
-            tokio::join!(accept(&door, &listener), core.tick(), core.learn_secret(), core.quotas.settle(), keep_tls)
-        };
+        let work = async { tokio::join!(core.tick(), core.learn_secret(), core.quotas.settle(), keep_tls) };
         tokio::pin!(work);
         tokio::select! {
             _ = &mut work => {}
@@ -116,40 +116,10 @@ pub(crate) async fn serve(
             () = core.drain() => {}
         }
     }
-    drop(listener);
+    acceptor.close().await;
     let _ = stopping.send(true);
     if timeout(LAST_REQUESTS, core.admission.empty()).await.is_err() {
         warn!("some connections did not end in time");
-    }
-}
-
-/// Takes sockets from the kernel's queue.
-async fn accept(door: &Arc<Door>, listener: &TcpListener) {
-    loop {
-        let mut next = Some(listener.accept().await);
-        let seen = Instant::now();
-        for nth in 1.. {
-            match next {
-                Some(Ok((socket, from))) => door.clone().open(socket, from, door.core.admission.pace(seen).await),
-                Some(Err(error)) => {
-                    warn!(%error, "can't accept connections");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-                None => break,
-            }
-            if nth % ACCEPTED_AT_ONCE == 0 {
-                yield_now().await;
-            }
-            // Nothing only where the queue is empty, and not where tokio would have others go first.
-            next = unconstrained(listener.accept()).now_or_never();
-        }
-    }
-}
-
-/// Has small frames sent at once by every socket that is accepted: on Linux they inherit it, which saves a call for each.
-fn no_delay(listener: &TcpListener) {
-    if let Err(error) = set_tcp_nodelay(listener, true) {
-        warn!(%error, "small frames will wait for each other");
     }
 }
 
@@ -184,16 +154,23 @@ enum Turn {
 }
 
 impl Door {
-    fn open(self: Arc<Self>, socket: TcpStream, from: SocketAddr, paced: Result<(), Limit>) {
+    /// A new socket, in the acceptor's runtime. It goes over to the `workers` when it has its turn.
+    fn open(self: Arc<Self>, socket: TcpStream, from: SocketAddr, paced: Result<(), Limit>, workers: Handle) {
         let known = Some(from.ip()).filter(|from| !self.proxies.contain(*from));
         match paced.and_then(|()| self.core.admission.admit(known)) {
-            Ok(connection) => drop(tokio::spawn(self.first_byte(socket, from, connection))),
+            Ok(connection) => drop(tokio::spawn(self.first_byte(socket, from, connection, workers))),
             Err(limit) => self.stop(socket, from, limit),
         }
     }
 
     /// Waits until there is something to do, and the time to do it.
-    async fn first_byte(self: Arc<Self>, socket: TcpStream, from: SocketAddr, connection: OwnedSemaphorePermit) {
+    async fn first_byte(
+        self: Arc<Self>,
+        socket: TcpStream,
+        from: SocketAddr,
+        connection: OwnedSemaphorePermit,
+        workers: Handle,
+    ) {
         let mut stop = self.stop.clone();
         // Looked for, and left where it is: what tokio says of a new socket is a guess.
         let mut byte = [0];
@@ -207,10 +184,22 @@ impl Door {
             Ok(_) => return,
             Err(_) => return self.core.metrics.refused.inc(Limit::HandshakeTime),
         }
-        match self.core.admission.turn().await {
-            // On the heap: those that say nothing would have a place for it.
-            Ok(turn) => Box::pin(self.announced(socket, from, Entry { connection, handshake: Some(turn) })).await,
-            Err(limit) => self.stop(socket, from, limit),
+        let turn = match self.core.admission.turn().await {
+            Ok(turn) => turn,
+            Err(limit) => return self.stop(socket, from, limit),
+        };
+        let entry = Entry { connection, handshake: Some(turn) };
+        let moved = socket.into_std().map(|socket| workers.spawn(self.speaks(socket, from, entry)));
+        if let Err(error) = moved {
+            warn!(%error, "lost a socket");
+        }
+    }
+
+    /// A socket that has something to say, at the workers.
+    async fn speaks(self: Arc<Self>, socket: std::net::TcpStream, from: SocketAddr, entry: Entry) {
+        match TcpStream::from_std(socket) {
+            Ok(socket) => self.announced(socket, from, entry).await,
+            Err(error) => warn!(%error, "lost a socket"),
         }
     }
 
@@ -494,18 +483,4 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_socket_that_is_accepted_sends_small_frames_at_once() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        no_delay(&listener);
-        let client = TcpStream::connect(listener.local_addr().unwrap());
-        let (_client, accepted) = tokio::join!(client, listener.accept());
-        assert!(accepted.unwrap().0.nodelay().unwrap());
-    }
 }

@@ -31,6 +31,7 @@
 //! # Ok(()) }
 //! ```
 
+mod acceptor;
 mod admission;
 pub mod auth;
 pub mod backplane;

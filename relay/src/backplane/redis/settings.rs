@@ -54,12 +54,6 @@ fn peer_listen(config: &config::Backplane) -> Result<Option<SocketAddr>, ConfigE
     let Ok(listen) = config.peer_listen.parse::<SocketAddr>() else {
         return wrong("backplane.peer_listen", "write an address of this machine and a port, as in 10.0.0.5:8445");
     };
-    if config.peer_address.is_empty() && listen.ip().is_unspecified() {
-        return wrong(
-            "backplane.peer_address",
-            "say by which host:port the other relays reach this one: it listens at every address",
-        );
-    }
     if !config.peer_address.is_empty() && parse_address(&config.peer_address).is_none() {
         return wrong("backplane.peer_address", "write host:port, as in relay-1.internal:8445");
     }

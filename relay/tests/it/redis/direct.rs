@@ -28,6 +28,14 @@ async fn links(a: &Node, b: &Node) {
     .await;
 }
 
+#[tokio::test]
+async fn relays_that_listen_everywhere_find_each_other_where_they_reach_redis() {
+    let redis = Server::start(&[]).await;
+    let mut config = reachable(&redis);
+    config.backplane.peer_listen = "0.0.0.0:0".into();
+    linked(&config).await;
+}
+
 /// Something between two relays that can be cut.
 struct Cable {
     address: String,

@@ -17,7 +17,8 @@ mod identity;
 mod line;
 
 use std::{
-    net::SocketAddr,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -30,8 +31,8 @@ use redis::Value;
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    net::{TcpListener, TcpStream, UdpSocket, lookup_host},
+    sync::{OnceCell, Semaphore},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -66,9 +67,29 @@ pub(super) struct Direct {
 
 struct Listening {
     identity: Identity,
-    /// By which the others reach it.
-    address: String,
+    at: SocketAddr,
+    /// By which the others reach it, once that is known.
+    address: OnceCell<String>,
     listener: Mutex<Option<std::net::TcpListener>>,
+}
+
+impl Listening {
+    /// As configured, or where it listens. If that is everywhere: at the address from which it reaches Redis, as the others do.
+    async fn address(&self, redis: &[(String, u16)]) -> io::Result<&String> {
+        let found = || async {
+            if !self.at.ip().is_unspecified() {
+                return Ok(self.at.to_string());
+            }
+            let (host, port) = redis.first().ok_or(io::ErrorKind::NotFound)?;
+            let to = lookup_host((host.as_str(), *port)).await?.next().ok_or(io::ErrorKind::NotFound)?;
+            let any = if to.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+            // Which way it would go: this sends nothing.
+            let way = UdpSocket::bind((any, 0)).await?;
+            way.connect(to).await?;
+            Ok(SocketAddr::new(way.local_addr()?.ip(), self.at.port()).to_string())
+        };
+        self.address.get_or_try_init(found).await
+    }
 }
 
 enum Link {
@@ -86,9 +107,9 @@ impl Direct {
         });
         match (bound, Identity::new()) {
             (Ok((at, listener)), Some(identity)) => {
-                let address = if address.is_empty() { at.to_string() } else { address.to_owned() };
+                let address = OnceCell::new_with(Some(address.to_owned()).filter(|address| !address.is_empty()));
                 let listener = Mutex::new(Some(listener));
-                Self { listening: Some(Listening { identity, address, listener }), ..Self::default() }
+                Self { listening: Some(Listening { identity, at, address, listener }), ..Self::default() }
             }
             (bound, _) => {
                 let error = bound.err().map(|error| error.to_string()).unwrap_or_default();
@@ -127,7 +148,13 @@ impl Shared {
         let Some(listening) = &self.direct.listening else { return };
         let (bucket, key) = address_key(self, self.name);
         let Some(link) = self.routes.now(bucket) else { return };
-        let said = [&listening.identity.fingerprint, listening.address.as_bytes()].concat();
+        let address = match listening.address(&self.settings.servers).await {
+            Ok(address) => address,
+            Err(error) => {
+                return warn!(%error, "can't tell by which address the other relays reach this one: write backplane.peer_address");
+            }
+        };
+        let said = [&listening.identity.fingerprint, address.as_bytes()].concat();
         let mut set = redis::cmd("SET");
         set.arg(key).arg(said).arg("PX").arg(ADDRESS_MS);
         // What goes wrong with Redis is noticed elsewhere.
