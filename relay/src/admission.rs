@@ -110,8 +110,8 @@ impl Admission {
     }
 
     /// Waits until one more may be there that has not authenticated.
-    pub(crate) async fn turn(&self) -> Result<Turn, Limit> {
-        let turn = self.turns.wait(TURN).await;
+    pub(crate) async fn turn(&self, from: IpAddr) -> Result<Turn, Limit> {
+        let turn = self.turns.wait(subscriber_of(from), TURN).await;
         turn.ok_or(Limit::Handshakes).inspect_err(|limit| self.metrics.refused.inc(*limit))
     }
 

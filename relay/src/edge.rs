@@ -184,7 +184,7 @@ impl Door {
             Ok(_) => return,
             Err(_) => return self.core.metrics.refused.inc(Limit::HandshakeTime),
         }
-        let turn = match self.core.admission.turn().await {
+        let turn = match self.core.admission.turn(from.ip()).await {
             Ok(turn) => turn,
             Err(limit) => return self.stop(socket, from, limit),
         };
