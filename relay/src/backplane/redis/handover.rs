@@ -1,7 +1,8 @@
 //! A pairing's messages without Redis: where both ends are at this relay, or the other end's relay can be reached directly.
 //!
-//! Redis is behind then: what an end of this node has said and not told Redis is counted as `unsynced`, and it is told two seconds
-//! later ([`SOON`]) of what is still so, all at once; most logins need nothing of that but their beginning and their end. Who comes back at another relay must know better than Redis, so before it is answered the nodes that
+//! Redis is behind then: what an end of this node has said and not told Redis is counted as `unsynced`, and it is told five
+//! seconds later ([`SOON`]) of what is still so, all at once; most logins need nothing of that but their beginning and their
+//! end. Who comes back at another relay must know better than Redis, so before it is answered the nodes that
 //! the two ends were at are asked to tell Redis what they know ([`Shared::settle`]). A node that is gone can't; then the
 //! client that comes back is believed what it has and where it is in its own count, which it keeps until the other
 //! end has acknowledged it. A hole is noticed by the two ends, whose messages are counted.
@@ -33,7 +34,7 @@ use crate::{
 
 /// After which Redis is told what was handed over without it: late enough for a login's first messages, or a while of talk, to be
 /// told at once; soon enough for who comes back to find a relay's word in Redis where the relay is gone.
-const SOON: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(5);
 /// Between two looks at who is due.
 const TICK: Duration = Duration::from_millis(100);
 /// For other nodes to tell Redis what they know: longer than that takes, shorter than a client would wait.
