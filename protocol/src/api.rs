@@ -67,6 +67,32 @@ pub struct Waiting {
     pub request_id: Serial,
 }
 
+/// POST `/api/v1/enrol/slots`: a phone that shows two words opens a slot. Answered by [`SlotOpened`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NewSlot {
+    /// The tenant's tag, 8 hexadecimal digits: [`tenant_tag`](crate::qr::tenant_tag).
+    pub tenant: String,
+    /// What the phone calls itself, for an administrator who has several before them.
+    pub name: String,
+    /// The first message of [`crate::slot`].
+    pub message: Base64,
+}
+
+/// Where the messages go: `/api/v1/enrol/slots/SLOT/messages/NUMBER`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SlotOpened {
+    /// The slot.
+    #[serde(with = "text")]
+    pub slot: Serial,
+}
+
+/// GET: 202 until the message is there, then 200. PUT: the next message.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SlotMessage {
+    /// The message.
+    pub message: Base64,
+}
+
 /// What an enrolled computer or phone starts with.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Welcome {

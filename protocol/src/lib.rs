@@ -16,6 +16,7 @@
 //! offline              codes that let a technician in while the relay is away
 //! directory            whose certificates there are, so that both ends know each other before they are offline
 //! presence             who of a tenant is connected
+//! enrol, slot          how a computer or a phone comes in: by ticket; a phone also by two words (words, cpace)
 //! vault                secrets behind a password
 //! ```
 //!
@@ -24,6 +25,7 @@
 pub mod api;
 pub mod channel;
 pub mod code;
+mod cpace;
 pub mod directory;
 pub mod enrol;
 pub mod event;
@@ -40,6 +42,7 @@ pub mod presence;
 pub mod qr;
 pub mod sealed;
 pub mod signed;
+pub mod slot;
 pub mod sse;
 pub mod statement;
 #[cfg(feature = "testing")]
@@ -47,5 +50,6 @@ pub mod testing;
 pub mod trust;
 pub mod vault;
 pub mod wire;
+pub mod words;
 
 pub use code::Code;

@@ -307,6 +307,17 @@ fn vaults_open_with_their_password_and_unchanged_only() {
 }
 
 #[test]
+fn the_exchange_of_an_enrolment_by_words_comes_out_message_by_message() {
+    let file = file("slot.json");
+    let scene = make::slot::scene();
+    let messages: Vec<String> = list(&file, "messages").iter().map(|one| one.as_str().unwrap().to_owned()).collect();
+    assert_eq!(messages, scene.messages.iter().map(make::hex).collect::<Vec<_>>());
+    assert_eq!((scene.code.as_str(), scene.reply.as_str()), (text(&file, "code"), text(&file, "reply")));
+    assert_eq!(scene.ticket, text(&file, "ticket"));
+    assert_eq!(scene.words, text(&file, "words").parse().unwrap());
+}
+
+#[test]
 fn the_decoded_statement_is_the_one_of_its_fields() {
     let file = file("statements.json");
     let decoded = &file["decoded"];

@@ -9,6 +9,7 @@ pub mod noise;
 mod offline;
 mod qr;
 mod sealed;
+pub mod slot;
 mod statements;
 mod vault;
 
@@ -25,6 +26,7 @@ pub fn all() -> Vec<(&'static str, String)> {
         ("approval.json", approval::file()),
         ("sealed.json", sealed::file()),
         ("offline.json", offline::file()),
+        ("slot.json", slot::file()),
         ("vault.json", vault::file()),
     ];
     files.into_iter().map(|(name, value)| (name, pretty(&value))).collect()
