@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use gatepass_protocol::api::text;
-pub use gatepass_protocol::api::{Base64, EnrolAgent, EnrolDevice, Kept, NewEvent, Statements, Waiting, Welcome};
+pub use gatepass_protocol::api::{
+    Base64, EnrolAgent, EnrolDevice, Kept, NewEvent, SlotMessage, Statements, Waiting, Welcome,
+};
 use gatepass_protocol::ids::{ComputerId, DeviceId, Serial, TechnicianId, TenantId};
 use gatepass_protocol::keys::Kid;
 use gatepass_protocol::statement::Kind;
@@ -458,6 +460,19 @@ pub struct PendingDevice {
     /// The request as the phone signed it with the ticket's key.
     #[schemars(with = "String")]
     pub enrol: Base64,
+}
+
+/// A phone that shows two words, and waits for an administrator who types them.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Slot {
+    /// The slot's identifier.
+    #[serde(with = "text")]
+    #[schemars(with = "String")]
+    pub id: Serial,
+    /// What the phone calls itself. Nobody vouches for it.
+    pub name: String,
+    /// When it was opened.
+    pub opened: u64,
 }
 
 /// The certificate that an administrator signed for a waiting phone.

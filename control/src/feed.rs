@@ -15,7 +15,7 @@ use crate::problem::Refusal;
 use crate::{Control, token};
 
 /// How long an answer waits for news: less than clients and what is between have patience for.
-const WAIT: Duration = Duration::from_secs(20);
+pub(crate) const WAIT: Duration = Duration::from_secs(20);
 
 /// Bytes of statements in one answer, but for the first tenant's: a third more in base64, it stays below what a client takes.
 const BUDGET: usize = 1024 * 1024;

@@ -18,17 +18,18 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use zeroize::Zeroizing;
 
 use gatepass_protocol::ids::TenantId;
 
 use crate::access::{self, Access, Caller};
 use crate::api::{Page, hex};
+use crate::feed::WAIT;
 use crate::problem::Refusal;
 use crate::routes::{self, FEED};
 use crate::store::{self, Db, Repeatable, StoreError};
-use crate::{Control, Inner, token};
+use crate::{Control, Inner, LOOK, token};
 
 /// A phone on a bad line sends 2 KiB in less.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -197,6 +198,37 @@ fn cursor(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).filter(|_| is_whole).map(byte).collect::<Option<Vec<u8>>>().filter(|_| is_whole)
 }
 
+/// A request that may be asked more than once, until there is an answer.
+struct Asked {
+    path: String,
+    method: Method,
+    headers: HeaderMap,
+    who: Option<Caller>,
+    slice: Slice,
+    body: Bytes,
+    repeatable: Option<Repeatable>,
+}
+
+impl Asked {
+    fn run(&self, inner: &Inner) -> Result<Answer, Refusal> {
+        let (endpoint, tenant, places) = routes::find(&self.method, &self.path).ok_or(Refusal::NoSuchPage)?;
+        let text = |name: HeaderName| self.headers.get(name).and_then(|value| value.to_str().ok());
+        let call = Call {
+            who: self.who,
+            tenant: tenant_of(tenant)?.unwrap_or(TenantId([0; 16])),
+            places,
+            slice: self.slice.clone(),
+            body: &self.body,
+            if_match: text(IF_MATCH),
+            repeatable: self.repeatable.clone(),
+            agent: text(USER_AGENT),
+            host: text(HOST),
+            now: now(),
+        };
+        (endpoint.run)(inner, &call)
+    }
+}
+
 impl Control {
     /// Answers a request under `/api/v1/`.
     pub async fn handle(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -230,27 +262,22 @@ impl Control {
         };
         let body = read(body, endpoint.largest).await?;
         let repeatable = repeatable(&body)?;
-        let (method, headers) = (head.method.clone(), head.headers.clone());
-        let answer = self
-            .blocking(move |inner| {
-                let (endpoint, tenant, places) = routes::find(&method, &path).ok_or(Refusal::NoSuchPage)?;
-                let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-                let call = Call {
-                    who,
-                    tenant: tenant_of(tenant)?.unwrap_or(TenantId([0; 16])),
-                    places,
-                    slice,
-                    body: &body,
-                    if_match: text(IF_MATCH),
-                    repeatable,
-                    agent: text(USER_AGENT),
-                    host: text(HOST),
-                    now: now(),
-                };
-                (endpoint.run)(inner, &call)
-            })
-            .await?;
-        Ok(respond(&head.method, &head.headers, answer))
+        let asked = Asked { path, method: head.method, headers: head.headers, who, slice, body, repeatable };
+        let asked = Arc::new(asked);
+        let until = Instant::now() + WAIT;
+        let mut closing = self.inner.closing.subscribe();
+        loop {
+            let asking = Arc::clone(&asked);
+            let answer = self.blocking(move |inner| asking.run(inner)).await?;
+            let is_over = !endpoint.waits || answer.status != StatusCode::ACCEPTED || Instant::now() >= until;
+            if is_over || *closing.borrow_and_update() {
+                return Ok(respond(&asked.method, &asked.headers, answer));
+            }
+            tokio::select! {
+                () = sleep(LOOK) => {}
+                _ = closing.changed() => {}
+            }
+        }
     }
 
     /// Does what waits for the disk on one of a bounded number of threads.

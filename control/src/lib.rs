@@ -25,6 +25,7 @@ mod people;
 mod problem;
 mod routes;
 mod sign_in;
+mod slots;
 mod store;
 mod token;
 mod trust;

@@ -109,7 +109,8 @@ impl Tenant {
             "{group}" => self.group.to_string(),
             "{computer}" => self.computer.to_string(),
             "{token}" => self.token.to_string(),
-            "{request}" => Serial([9; 16]).to_string(),
+            "{request}" | "{slot}" => Serial([9; 16]).to_string(),
+            "{number}" => "2".to_owned(),
             "{tenant}" => self.id.to_string(),
             other => other.to_owned(),
         };

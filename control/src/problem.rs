@@ -6,6 +6,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 
 use gatepass_protocol::Code;
+use gatepass_protocol::slot::TooMany;
 
 use crate::access::Role;
 use crate::store::StoreError;
@@ -107,6 +108,17 @@ pub enum Refusal {
         /// How often it may be used.
         uses: u32,
     },
+    /// Ask for the right one.
+    #[error("there is no tenant with this tag: ask your administrator, whom 'gatepass device enrol' tells it")]
+    NoSuchTag,
+    /// Wait, or enrol by a ticket.
+    #[error(transparent)]
+    TooMany(TooMany),
+    /// Open a new slot.
+    #[error(
+        "this enrolment is over: it was ended at one of its two ends, or ten minutes have passed; start anew with new words"
+    )]
+    SlotOver,
     /// Try again a little later.
     #[error("the control plane has more to do than it can; try again in a few seconds")]
     Overloaded,
@@ -138,6 +150,9 @@ impl Refusal {
             Refusal::EpochBehind { .. } => "epoch-behind",
             Refusal::TicketExpired => "ticket-expired",
             Refusal::TicketUsedUp { .. } => "ticket-used-up",
+            Refusal::NoSuchTag => "no-such-tag",
+            Refusal::TooMany(_) => "too-many",
+            Refusal::SlotOver => "slot-over",
             Refusal::Overloaded => "overloaded",
             Refusal::Store(StoreError::DiskFull) => "disk-full",
             Refusal::Store(StoreError::Busy) => "busy",
@@ -156,7 +171,9 @@ impl Refusal {
             | Refusal::WrongSignIn => StatusCode::UNAUTHORIZED,
             Refusal::NotAllowed { .. } => StatusCode::FORBIDDEN,
             Refusal::Changed => StatusCode::PRECONDITION_FAILED,
-            Refusal::NoSuchPage | Refusal::Missing { .. } => StatusCode::NOT_FOUND,
+            Refusal::NoSuchPage | Refusal::NoSuchTag | Refusal::Missing { .. } => StatusCode::NOT_FOUND,
+            Refusal::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::SlotOver => StatusCode::GONE,
             Refusal::Fix(_) => StatusCode::BAD_REQUEST,
             Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::Slow => StatusCode::REQUEST_TIMEOUT,
@@ -198,6 +215,7 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match self {
+            Refusal::TooMany(TooMany { wait, .. }) => headers.insert(RETRY_AFTER, HeaderValue::from(*wait)),
             _ if status == StatusCode::UNAUTHORIZED => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
             }

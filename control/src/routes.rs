@@ -4,16 +4,19 @@
 use hyper::{Method, StatusCode};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use gatepass_protocol::api::SlotOpened;
+
 use crate::access::Access::{Everybody, Operator, Relays, Tenant};
 use crate::access::{Access, Right};
 use crate::api::{
     ApproveDevice, CaKey, Computer, Delegate, Device, Group, InForce, Named, NewCaKey, NewGroup, NewPerson, NewSignIn,
-    NewStatement, NewTechnician, NewToken, Page, PendingDevice, Person, Shares, SignIn, SignInMade, Status, Technician,
-    TechnicianChange, Tenant as TenantRow, TenantCreated, Ticket, Token, TokenCreated, TrailEntry, Waiting,
+    NewStatement, NewTechnician, NewToken, Page, PendingDevice, Person, Shares, SignIn, SignInMade, Slot, Status,
+    Technician, TechnicianChange, Tenant as TenantRow, TenantCreated, Ticket, Token, TokenCreated, TrailEntry, Waiting,
 };
-use crate::http::{Answer, Call, answer};
+use crate::http::{Answer, Call, answer, done};
 use crate::people::seen_by;
 use crate::problem::Refusal;
+use crate::slots::End;
 use crate::{Inner, openapi};
 
 /// What agents and phones send is a few KiB.
@@ -42,13 +45,16 @@ pub(crate) struct Endpoint {
     pub(crate) largest: usize,
     /// Whether it is a list, given page by page.
     pub(crate) is_list: bool,
+    /// Whether an answer of 202 is held back for a while, in case there is more to say.
+    pub(crate) waits: bool,
     pub(crate) run: Run,
 }
 
 impl Endpoint {
     const fn new(method: Method, path: &'static str, access: Access, summary: &'static str, run: Run) -> Endpoint {
         let (status, largest) = (StatusCode::OK, LARGEST_BODY);
-        Endpoint { method, path, access, summary, takes: None, status, answers: nothing, largest, is_list: false, run }
+        let (takes, answers, is_list, waits) = (None, nothing as SchemaOf, false, false);
+        Endpoint { method, path, access, summary, takes, status, answers, largest, is_list, waits, run }
     }
 
     const fn takes(mut self, schema: SchemaOf) -> Endpoint {
@@ -58,6 +64,11 @@ impl Endpoint {
 
     const fn answers(mut self, status: StatusCode, schema: SchemaOf) -> Endpoint {
         (self.status, self.answers) = (status, schema);
+        self
+    }
+
+    const fn waits(mut self) -> Endpoint {
+        self.waits = true;
         self
     }
 
@@ -122,6 +133,28 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
             }
         },
     ),
+    post("/enrol/slots", Everybody, "Open a slot for a phone that shows two words", |inner, call| {
+        answer(CREATED, &inner.open_slot(&call.json()?, call.now)?)
+    })
+    .takes(new_slot)
+    .answers(CREATED, slot_opened),
+    delete("/enrol/slots/{slot}", Everybody, "End an enrolment by words, as the phone", |inner, call| {
+        inner.close_slot(End::Phone, call.id(0)?, call.now)?;
+        Ok(done())
+    }),
+    get(
+        "/enrol/slots/{slot}/messages/{number}",
+        Everybody,
+        "A message to the phone; 202 as long as there is none",
+        slot_message,
+        |inner, call| message(inner, End::Phone, call),
+    )
+    .waits(),
+    put("/enrol/slots/{slot}/messages/{number}", Everybody, "The phone's next message", |inner, call| {
+        answer(OK, &inner.put_slot_message(End::Phone, call.id(0)?, call.id(1)?, call.json()?, call.now)?)
+    })
+    .takes(slot_message)
+    .answers(OK, slot_message),
     post("/events", Everybody, "Hand over an event that an enrolled computer signed", |inner, call| {
         answer(CREATED, &inner.new_event(&call.json()?, call.agent, call.now)?)
     })
@@ -250,6 +283,37 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
     list("/tenants/{tenant}/tickets", SEE, "List the enrolment tickets", of::<Page<Ticket>>, |inner, call| {
         answer(OK, &inner.tickets(call.tenant, &call.slice)?)
     }),
+    list("/tenants/{tenant}/slots", MANAGE, "List the phones that show two words", of::<Page<Slot>>, |inner, call| {
+        answer(OK, &inner.slots(call.tenant, &call.slice, call.now)?)
+    }),
+    delete(
+        "/tenants/{tenant}/slots/{slot}",
+        MANAGE,
+        "End an enrolment by words, as the administrator",
+        |inner, call| {
+            inner.close_slot(End::Administrator(call.tenant), call.id(0)?, call.now)?;
+            Ok(done())
+        },
+    ),
+    get(
+        "/tenants/{tenant}/slots/{slot}/messages/{number}",
+        MANAGE,
+        "A message from the phone; 202 as long as there is none",
+        slot_message,
+        |inner, call| message(inner, End::Administrator(call.tenant), call),
+    )
+    .waits(),
+    put(
+        "/tenants/{tenant}/slots/{slot}/messages/{number}",
+        MANAGE,
+        "The administrator's next message",
+        |inner, call| {
+            let end = End::Administrator(call.tenant);
+            answer(OK, &inner.put_slot_message(end, call.id(0)?, call.id(1)?, call.json()?, call.now)?)
+        },
+    )
+    .takes(slot_message)
+    .answers(OK, slot_message),
     list("/tenants/{tenant}/devices", SEE, "List the enrolled phones", of::<Page<Device>>, |inner, call| {
         answer(OK, &inner.devices(call.tenant, &call.slice)?)
     }),
@@ -325,6 +389,15 @@ pub(crate) fn find<'a>(method: &Method, path: &'a str) -> Option<(&'static Endpo
     })
 }
 
+/// A message of an enrolment slot, or that there is none yet.
+fn message(inner: &Inner, end: End, call: &Call<'_>) -> Result<Answer, Refusal> {
+    let slot = call.id(0)?;
+    match inner.slot_message(end, slot, call.id(1)?, call.now)? {
+        Some(message) => answer(OK, &message),
+        None => answer(StatusCode::ACCEPTED, &SlotOpened { slot }),
+    }
+}
+
 fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
     schemas.subschema_for::<T>()
 }
@@ -350,6 +423,21 @@ fn enrol_agent(_: &mut SchemaGenerator) -> Schema {
 
 fn enrol_device(_: &mut SchemaGenerator) -> Schema {
     signed(&["ticket", "request"])
+}
+
+fn new_slot(_: &mut SchemaGenerator) -> Schema {
+    let text = serde_json::json!({ "type": "string" });
+    let message = serde_json::json!({ "type": "string", "contentEncoding": "base64" });
+    let properties = serde_json::json!({ "tenant": text, "name": text, "message": message });
+    json_schema!({ "type": "object", "properties": properties, "required": ["tenant", "name", "message"] })
+}
+
+fn slot_opened(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "properties": { "slot": { "type": "string" } }, "required": ["slot"] })
+}
+
+fn slot_message(_: &mut SchemaGenerator) -> Schema {
+    signed(&["message"])
 }
 
 fn statements(_: &mut SchemaGenerator) -> Schema {

@@ -11,9 +11,11 @@ use tokio::sync::watch;
 
 use gatepass_protocol::api::{Feed, TenantTrust};
 use gatepass_protocol::ids::TenantId;
+use gatepass_protocol::qr::tenant_tag;
 use gatepass_protocol::trust::{CaPublic, TrustStore};
 
-use crate::api::StatementKind;
+use crate::api::{StatementKind, hex};
+use crate::problem::Refusal;
 use crate::rng;
 use crate::store::{self, Db, StoreError};
 
@@ -49,6 +51,19 @@ impl Trust {
     /// What a tenant's statements amount to; none where there is no such tenant.
     pub(crate) fn get(&self, tenant: &TenantId) -> Option<Arc<TrustStore>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).get(tenant).map(|entry| entry.trust.clone())
+    }
+
+    /// The tenant of a tag of 8 hexadecimal digits, as people type it.
+    pub(crate) fn tagged(&self, tag: &str) -> Result<TenantId, Refusal> {
+        let wanted = tag.to_ascii_lowercase();
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let mut fits = current.keys().filter(|id| hex(&tenant_tag(**id)) == wanted);
+        match (fits.next(), fits.next()) {
+            (Some(one), None) => Ok(*one),
+            (None, _) => Err(Refusal::NoSuchTag),
+            // One tag in four milliards: with 1,000 tenants, once in 10,000 servers.
+            (Some(_), Some(_)) => Err(Refusal::Fix("two tenants have this tag: enrol by a ticket instead".to_owned())),
+        }
     }
 
     /// Hears of changes.
