@@ -1,4 +1,5 @@
-//! Phones: who waits, who is in, and how one gets in: the administrator compares fingerprints, unlocks the CA and signs.
+//! Phones: who waits, who is in, and how one gets in: the administrator knows it by its words ([`crate::introduce`]) or compares
+//! fingerprints, unlocks the CA and signs.
 
 use std::path::Path;
 
@@ -6,22 +7,28 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 
 use gatepass_client::edge;
-use gatepass_control::api::{ApproveDevice, Device, PendingDevice};
+use gatepass_control::api::{ApproveDevice, Device, PendingDevice, Technician};
 use gatepass_protocol::enrol::{DeviceRequest, fingerprint};
 use gatepass_protocol::ids::Serial;
+use gatepass_protocol::keys::SigningKey;
 use gatepass_protocol::signed::{Signed, Unverified};
 use gatepass_protocol::statement::{DeviceTerms, Draft, KeyProtection, KeyUse, Purpose};
 use gatepass_protocol::trust::TrustStore;
 
 use crate::session::Session;
-use crate::{ask, ca, say, show};
+use crate::{ask, ca, introduce, say, show};
 
-/// List phones, and approve those that wait
+/// Enrol and list phones, and approve those that wait
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// List enrolled phones
     List,
-    /// List phones that wait for your approval
+    /// Enrol a phone that shows two words: type them, read out a code, type the digits that come back, sign
+    ///
+    /// Only this way does each end know the other before anything is sent. For phones that nobody stands beside, there are
+    /// tickets: 'gatepass ticket new --for phone', then 'pending' and 'approve'.
+    Enrol(introduce::Enrol),
+    /// List phones that enrolled with a ticket and wait for your approval
     Pending,
     /// Compare the fingerprint with the one on the phone, then sign the phone's certificate
     Approve(Approve),
@@ -53,6 +60,7 @@ pub(crate) async fn run(command: Command, profile: &Path) -> Result<()> {
     let session = Session::open(profile)?;
     match command {
         Command::List => list(&session).await,
+        Command::Enrol(enrol) => enrol.run(&session).await,
         Command::Pending => pending(&session).await,
         Command::Approve(approve) => approve.run(&session).await,
         Command::Refuse { request } => refuse(&session, &request).await,
@@ -97,17 +105,11 @@ impl Approve {
     async fn run(self, session: &Session) -> Result<()> {
         let technician = session.technician(&self.technician).await?;
         let trust = session.trust().await?;
-        if trust.is_revoked(technician.id.as_bytes()) {
-            bail!("the technician \"{}\" is revoked", self.technician);
-        }
         let waiting: Vec<PendingDevice> = session.list("/devices/pending").await?;
         let pending = pick(&self.request, &waiting)?;
         let request = verified(&trust, pending)?;
         let shown = fingerprint(&request);
-        let protection = match request.body().protection {
-            KeyProtection::Software => "in software, behind a PIN",
-            KeyProtection::Hardware => "in hardware, behind a biometric, by its own word",
-        };
+        let protection = protection_in_words(request.body().protection);
         say(&format!(
             "phone:        {}\nits key:      {protection}\ntechnician:   {}\nfingerprint:  {shown}",
             show::clean(&request.body().device_name),
@@ -120,15 +122,35 @@ impl Approve {
             None => bail!("nothing was signed"),
         }
         let ca = self.unlock.open(session)?;
+        Certify { session, trust: &trust, technician: &technician, days: self.days }
+            .sign(&ca, pending, request.body())
+            .await
+    }
+}
+
+/// A phone's certificate: for whom, and for how long.
+pub(crate) struct Certify<'a> {
+    pub(crate) session: &'a Session,
+    pub(crate) trust: &'a TrustStore,
+    pub(crate) technician: &'a Technician,
+    pub(crate) days: u64,
+}
+
+impl Certify<'_> {
+    /// Signs it for a request that was checked, and hands it in.
+    pub(crate) async fn sign(&self, ca: &SigningKey, pending: &PendingDevice, body: &DeviceRequest) -> Result<()> {
+        let Certify { session, trust, technician, days } = self;
+        if trust.is_revoked(technician.id.as_bytes()) {
+            bail!("the technician \"{}\" is revoked", technician.name);
+        }
         let now = edge::now();
-        let body = request.body();
         let draft = Draft {
             serial: Serial::random(&mut edge::rng()),
             tenant: session.tenant,
             subject: body.device.0,
             keys: body.keys.clone(),
             not_before: now,
-            not_after: now + self.days * 86_400,
+            not_after: now + days * 86_400,
             epoch: trust.revocation_epoch(),
         };
         let terms = DeviceTerms {
@@ -137,11 +159,19 @@ impl Approve {
             device_name: body.device_name.clone(),
             protection: body.protection,
         };
-        let certificate = draft.sign(&terms, &ca)?;
+        let certificate = draft.sign(&terms, ca)?;
         let path = format!("/devices/pending/{}/approve", pending.request);
         let device: Device =
             session.post(&path, &ApproveDevice { certificate: certificate.bytes().to_vec().into() }).await?;
         say(&format!("device {} belongs to {} until {}", device.id, technician.name, show::time(device.not_after)))
+    }
+}
+
+/// Where a phone keeps its approval key.
+pub(crate) fn protection_in_words(protection: KeyProtection) -> &'static str {
+    match protection {
+        KeyProtection::Software => "in software, behind a PIN",
+        KeyProtection::Hardware => "in hardware, behind a biometric, by its own word",
     }
 }
 

@@ -8,6 +8,7 @@ mod audit;
 mod ca;
 mod device;
 mod files;
+mod introduce;
 mod keys;
 mod lists;
 mod password;
@@ -55,7 +56,7 @@ First steps:
   gatepass technician add alex
   gatepass policy set policy.toml        'gatepass policy example' shows one
   gatepass ticket new --for agent        then on the computer: gatepass-agent enrol
-  gatepass ticket new --for phone        then on the phone; and here: gatepass device approve";
+  gatepass device enrol                  enrols a phone: it shows two words, you type them";
 
 #[derive(Subcommand)]
 enum Command {
@@ -83,7 +84,7 @@ enum Command {
     /// Make and list enrolment tickets for computers and phones
     #[command(subcommand)]
     Ticket(ticket::Command),
-    /// List phones, and approve those that wait
+    /// Enrol and list phones, and approve those that wait
     #[command(subcommand)]
     Device(device::Command),
     /// List computers, and share them

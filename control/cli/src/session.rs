@@ -13,11 +13,12 @@ use hyper::Method;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use gatepass_client::{Http, Proxies, Tls, edge};
+use gatepass_client::{Http, Proxies, Slot, Tls, edge};
 use gatepass_control::api::{Base64, InForce, NewStatement, Page, Statements, Technician};
 use gatepass_protocol::Code;
-use gatepass_protocol::ids::TenantId;
+use gatepass_protocol::ids::{Serial, TenantId};
 use gatepass_protocol::signed::Signed;
+use gatepass_protocol::slot::Tries;
 use gatepass_protocol::statement::{Kind, Statement};
 use gatepass_protocol::trust::TrustStore;
 
@@ -37,6 +38,9 @@ struct Seen {
     statements: Statements,
     /// Identifiers by name.
     technicians: BTreeMap<String, String>,
+    /// When words were typed for phones.
+    #[serde(default)]
+    tries: Tries,
 }
 
 const OLD_BACKUP: &str = "nothing was signed. If the server was restored from an old backup, run 'gatepass resend'; if \
@@ -76,6 +80,18 @@ impl Session {
     /// POST something to the tenant.
     pub(crate) async fn post<Q: Serialize, A: DeserializeOwned>(&self, what: &str, question: &Q) -> Result<A> {
         Ok(self.http.post_json(&self.path(what), question).await?)
+    }
+
+    /// Counts that words are tried now; the server counts too, but need not be honest.
+    pub(crate) fn count_try(&self) -> Result<()> {
+        let mut seen = self.seen()?;
+        seen.tries.count(edge::now())?;
+        self.remember(&seen)
+    }
+
+    /// The way to a phone that shows words.
+    pub(crate) fn slot(&self, slot: Serial) -> Slot {
+        Slot::of_tenant(self.http.clone(), &self.path(""), slot)
     }
 
     fn path(&self, what: &str) -> String {

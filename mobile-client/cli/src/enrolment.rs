@@ -9,14 +9,15 @@ use gatepass_mobile::{
     enrol::{self, EnrolError, Enrolment},
     keys::check_pin,
     profile::Profile,
+    slot,
 };
-use gatepass_protocol::{enrol::Ticket, statement::KeyProtection};
+use gatepass_protocol::{enrol::Ticket, slot::Introduction, statement::KeyProtection};
 use zeroize::Zeroizing;
 
 use crate::{
     computers,
     home::{self, Home},
-    terminal::{line, pin},
+    terminal::{line, pin, typed},
     when,
 };
 
@@ -25,7 +26,16 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(crate) struct Enrol {
-    /// The ticket; a file that only you can read
+    /// Where the control plane answers, to enrol by two words with your administrator: https://host[:port]
+    #[arg(long, value_name = "URL", requires = "tenant", conflicts_with_all = ["ticket_file", "no_wait"])]
+    server: Option<String>,
+    /// The tenant's tag, 8 digits, which your administrator sees
+    #[arg(long, value_name = "TAG", requires = "server")]
+    tenant: Option<String>,
+    /// The certificate to expect there, where no public CA vouches for it
+    #[arg(long, value_name = "FILE", requires = "server")]
+    server_ca: Option<PathBuf>,
+    /// The ticket, to enrol without anybody at the other end; a file that only you can read
     #[arg(long, value_name = "FILE")]
     ticket_file: Option<PathBuf>,
     /// What to call this phone [default: this machine's name]
@@ -45,11 +55,13 @@ impl Enrol {
             Some(profile) if profile.fingerprint().is_none() => {
                 bail!("this phone is already enrolled ({}): for another, give another --home", profile.device_name)
             }
-            Some(profile) if self.ticket_file.is_none() => profile,
+            Some(profile) if self.ticket_file.is_none() && self.server.is_none() => profile,
             _ => self.begin(home).await?,
         };
-        line!("Fingerprint of this phone's request: {}", profile.fingerprint().unwrap_or_default());
-        line!("Read it to your administrator, who compares it and approves.");
+        if self.server.is_none() {
+            line!("Fingerprint of this phone's request: {}", profile.fingerprint().unwrap_or_default());
+            line!("Read it to your administrator, who compares it and approves.");
+        }
         let mut done = approved(&mut profile).await?;
         if !done && self.no_wait {
             return Ok(ExitCode::SUCCESS);
@@ -68,18 +80,59 @@ impl Enrol {
     }
 
     async fn begin(&self, home: &Home) -> Result<Profile> {
-        let file =
-            self.ticket_file.as_deref().context("give the ticket from your administrator: --ticket-file FILE")?;
+        if let (Some(url), Some(tenant)) = (&self.server, &self.tenant) {
+            return self.by_words(home, url, tenant).await;
+        }
+        let file = self.ticket_file.as_deref().context(
+            "give what your administrator tells you: --server URL --tenant TAG, or --ticket-file FILE with a ticket",
+        )?;
         let ticket = Ticket::from_text(&home::secret(file)?)?;
         // Nobody thinks up a PIN for a ticket that is none.
         enrol::check(&ticket, edge::now())?;
         let pin = self.new_pin()?;
-        let name =
-            self.name.clone().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+        let name = self.device_name();
         let enrolment = Enrolment::begin(&ticket, &name, &pin, edge::now(), &mut edge::rng())?;
         let profile = enrolment.through(home.proxies.clone()).send().await?;
         home.keep(&profile)?;
         Ok(profile)
+    }
+
+    /// Two words, a code and a reply; then as with a ticket.
+    async fn by_words(&self, home: &Home, url: &str, tenant: &str) -> Result<Profile> {
+        let (pin, name) = (self.new_pin()?, self.device_name());
+        let tls_ca_pem = self.server_ca.as_deref().map(std::fs::read_to_string).transpose();
+        let server = slot::Server {
+            url: url.to_owned(),
+            tls_ca_pem: tls_ca_pem.context("can't read the file given as --server-ca")?,
+            proxies: home.proxies.clone(),
+            tenant: tenant.to_owned(),
+        };
+        let mut tries = home.tries()?;
+        let shown = slot::open(&server, &name, &mut tries).await;
+        // A slot that the server did not open counts too: it may only say so.
+        home.keep_tries(&tries)?;
+        let shown = shown?;
+        line!("The two words:  {}", shown.words());
+        line!("Read them to your administrator, who runs 'gatepass device enrol'.");
+        let asking = shown.typed().await?;
+        let accepted = asking.code(&typed("The code that your administrator reads out")?).await?;
+        line!("That is the code. Tell your administrator these digits:  {}", accepted.reply());
+        let (ticketed, ticket) = accepted.ticket().await?;
+        let enrolment = Enrolment::begin(&ticket, &name, &pin, edge::now(), &mut edge::rng())?;
+        let system = rustix::system::uname();
+        let introduction = Introduction {
+            request: enrolment.request().clone(),
+            model: concat!("gatepass-phone ", env!("CARGO_PKG_VERSION")).to_owned(),
+            platform: format!("{} {}", system.sysname().to_string_lossy(), system.machine().to_string_lossy()),
+        };
+        let profile = enrolment.through(home.proxies.clone()).send().await?;
+        home.keep(&profile)?;
+        ticketed.introduce(&introduction).await?;
+        Ok(profile)
+    }
+
+    fn device_name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
     }
 
     fn new_pin(&self) -> Result<Zeroizing<String>> {

@@ -10,13 +10,14 @@ use std::{
 use anyhow::{Context, Result, bail};
 use gatepass_client::Proxies;
 use gatepass_mobile::{book::Book, directory::Directory, profile::Profile};
-use gatepass_protocol::trust::TrustStore;
+use gatepass_protocol::{slot::Tries, trust::TrustStore};
 use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
 const PROFILE: &str = "profile.json";
 const BOOK: &str = "book.json";
 const DIRECTORY: &str = "computers.json";
+const TRIES: &str = "tries.json";
 
 /// The folder.
 pub(crate) struct Home {
@@ -46,7 +47,8 @@ impl Home {
 
     /// The profile of a phone that is enrolled or waits to be.
     pub(crate) fn enrolled(&self) -> Result<Profile> {
-        self.profile()?.context("this phone is not enrolled: run 'gatepass-phone enrol --ticket-file FILE' with a ticket from your administrator")
+        self.profile()?
+            .context("this phone is not enrolled: run 'gatepass-phone enrol' with what your administrator tells you")
     }
 
     /// Keeps the newest lists that were seen, beside what another command may have kept meanwhile.
@@ -61,6 +63,19 @@ impl Home {
     pub(crate) fn keep(&self, profile: &Profile) -> Result<()> {
         let _lock = self.lock()?;
         self.write(PROFILE, &profile.to_text())
+    }
+
+    /// When this phone opened slots.
+    pub(crate) fn tries(&self) -> Result<Tries> {
+        let Some(text) = self.read(TRIES)? else { return Ok(Tries::default()) };
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged: remove it", self.folder.join(TRIES).display()))
+    }
+
+    /// Keeps that.
+    pub(crate) fn keep_tries(&self, tries: &Tries) -> Result<()> {
+        let _lock = self.lock()?;
+        self.write(TRIES, &serde_json::to_string(tries)?)
     }
 
     /// The book.

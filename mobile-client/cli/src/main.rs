@@ -39,7 +39,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Enrol this phone with a ticket from your administrator, or go on waiting for the approval
+    /// Enrol this phone, by two words with your administrator or by a ticket, or go on waiting for the approval
     Enrol(enrolment::Enrol),
     /// Scan the code of a logon screen, see what it asks, and decide
     Scan(Box<scan::Scan>),

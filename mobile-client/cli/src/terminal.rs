@@ -52,6 +52,17 @@ pub(crate) fn ask(question: &str, proposal: &str) -> Result<String> {
     Ok(if answer.is_empty() { proposal.to_owned() } else { answer.to_owned() })
 }
 
+/// A line that somebody types, or writes into a pipe: what can't be known before the question.
+pub(crate) fn typed(question: &str) -> Result<String> {
+    let mut out = io::stdout().lock();
+    write!(out, "{}: ", clean(question)).and_then(|()| out.flush())?;
+    let mut answer = String::new();
+    if io::stdin().read_line(&mut answer)? == 0 {
+        bail!("the input ended at \"{question}\": nothing was enrolled");
+    }
+    Ok(answer.trim().to_owned())
+}
+
 /// The PIN: from a file that only its owner can read, or typed unseen. Never an argument.
 pub(crate) fn pin(file: Option<&Path>, question: &str) -> Result<Zeroizing<String>> {
     if let Some(file) = file {

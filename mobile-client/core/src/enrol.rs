@@ -1,6 +1,7 @@
 //! Enrolment: the phone makes its keys, signs a request with the ticket's key, and waits for an administrator who has read the
 //! fingerprint off its screen. What comes back is believed only as far as the CA keys in the ticket vouch for it.
 
+use bytes::Bytes;
 use gatepass_client::{
     Http, HttpError, Method, Proxies, Tls, TlsError,
     api::{Base64, EnrolDevice, Waiting, Welcome},
@@ -112,6 +113,11 @@ impl Enrolment {
     pub fn through(mut self, proxies: Proxies) -> Self {
         self.profile.proxies = proxies;
         self
+    }
+
+    /// The request as it is signed.
+    pub fn request(&self) -> &Bytes {
+        &self.question.request.0
     }
 
     /// Sends it; the profile that waits comes back, to be kept.

@@ -3,6 +3,7 @@
 //! ```text
 //! keys      two keys that work unattended, one that approves and needs its person
 //! enrol     ticket -> request -> an administrator compares fingerprints -> certificate
+//! slot      two words -> a code -> a ticket
 //! profile   what the phone keeps of that, and whom it believes
 //! login     scanned code -> question -> approve or deny -> outcome
 //! presence  which computers are on
@@ -54,6 +55,7 @@ pub mod offline;
 pub mod orders;
 pub mod presence;
 pub mod profile;
+pub mod slot;
 
 /// A text that can only write letters on a screen: control characters (escape sequences, line breaks, C1) and characters that
 /// reorder or hide their neighbours (bidirectional overrides, zero width) become `?`.
