@@ -1,5 +1,6 @@
 """Replays docs/vectors with other people's cryptography: `ops/python/check`."""
 
+import base64
 import hashlib
 import json
 import pathlib
@@ -7,11 +8,12 @@ import re
 import sys
 import warnings
 
+import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gatepass import channel, enrol, offline, trust, vault, wire
+from gatepass import channel, enrol, offline, slot, trust, vault, wire
 from gatepass.qr import BadQr, Qr, tenant_tag
 
 checks = 0
@@ -299,6 +301,28 @@ def vaults(file):
         same(found, case["expect"], case["name"])
 
 
+def slots(file):
+    # The draft's own, so that the group and CPace stand on more than our word.
+    draft = slot.Cpace(
+        b"Password", b"oc\x0bB_responder\x0bA_initiator", bytes.fromhex("7e4b4791d6a8ef019b936c79fb7f2c57"),
+        bytes.fromhex("da3d23700a9e5699258aef94dc060dfda5ebb61f02a5ea77fad53f4ff0976d08"),
+    )
+    same(draft.generator.hex(), "a6fc82c3b8968fbb2e06fee81ca858586dea50d248f0c7ca6a18b0902a30b36b", "the draft's generator")
+    same(draft.share.hex(), "d40fb265a7abeaee7939d91a585fe59f7053f982c296ec413c624c669308f87a", "the draft's Ya")
+    words = (pathlib.Path(__file__).parent / "../../protocol/src/words.txt").read_text().splitlines()
+    same(" ".join(words[byte].split()[place] for place, byte in enumerate(b"\xe2\xe0")), file["words"], "the words")
+    ends = ({name: unhex(file[end], name) for name in file[end]} for end in ("phone_draws", "administrator_draws"))
+    messages, code, reply, down, up = slot.exchange(file["words"], unhex(file, "tenant_tag"), *ends)
+    for number, (found, expected) in enumerate(zip(messages, file["messages"]), 1):
+        same(found.hex(), expected, f"message {number}")
+    same((code, reply), (file["code"], file["reply"]), "code and reply")
+    sixth, seventh = (bytes.fromhex(message) for message in file["messages"][5:])
+    ticket = base64.urlsafe_b64encode(slot.opened(down, sixth)).rstrip(b"=").decode()
+    same(f"GPT1:{ticket}", file["ticket"], "the ticket")
+    introduction = msgpack.unpackb(slot.opened(up, seventh))
+    same(introduction, [unhex(file, "request"), file["model"], file["platform"]], "what the phone says of itself")
+
+
 def main():
     # The vectors fix the ephemeral keys, of which noiseprotocol rightly warns.
     warnings.filterwarnings("ignore", module="noise")
@@ -307,7 +331,7 @@ def main():
     code_names.update((code["number"], code["name"]) for code in files["frames"]["codes"])
     replays = {
         "qr": qr, "handshake": handshake, "confirm": confirm, "frames": frames, "statements": statements, "approval": approval,
-        "sealed": sealed, "offline": offline_codes, "vault": vaults,
+        "sealed": sealed, "offline": offline_codes, "slot": slots, "vault": vaults,
     }
     same(sorted(files), sorted(replays), "the files")
     for name, replay in replays.items():
