@@ -214,7 +214,7 @@ impl Inner {
             Kind::Policy => StatementKind::Policy,
             Kind::Revocation => StatementKind::Revocation,
             Kind::Relays => StatementKind::Relays,
-            Kind::Device | Kind::Agent => {
+            Kind::Device | Kind::Agent | Kind::Revoker => {
                 return Err(Refusal::Fix(
                     "certificates are not taken here, but policies, lists and tickets are".to_owned(),
                 ));

@@ -33,6 +33,8 @@ numbered! {
         Revocation = 5,
         /// Where the relays are.
         Relays = 6,
+        /// Whoever holds this key may add to the revocation list, and do nothing else.
+        Revoker = 7,
     }
 }
 
@@ -64,6 +66,9 @@ pub struct CertifiedKey {
 pub const OTP_KEY: u16 = 1;
 /// The extension of a policy that holds [`crate::offline::OfflineTerms`].
 pub const OFFLINE_CODES: u16 = 2;
+
+/// The extension of a revocation list that holds the statement about the key that signed it ([`RevokerTerms`]), where that is no CA's.
+pub const REVOKER: u16 = 3;
 
 /// A numbered addition, which a reader may know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -305,6 +310,18 @@ pub struct RevocationTerms {
 
 impl Terms for RevocationTerms {
     const KIND: Kind = Kind::Revocation;
+}
+
+/// A key that only revokes: key Sign (Ed25519); subject: the serial again. For whoever is on duty at night, and is to end what is
+/// stolen, but not to let anybody in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokerTerms {
+    /// The highest epoch of its lists. A stolen one can't use up all numbers: the CA goes on behind it.
+    pub max_epoch: u64,
+}
+
+impl Terms for RevokerTerms {
+    const KIND: Kind = Kind::Revoker;
 }
 
 /// Where the relays are.

@@ -16,8 +16,8 @@ use crate::{
     policy::Policy,
     signed::{Signed, Unverified},
     statement::{
-        AgentTerms, DeviceTerms, KeyUse, Kind, OFFLINE_CODES, Purpose, RelayTerms, RevocationTerms, Statement, Terms,
-        TicketTerms, VERSION,
+        AgentTerms, DeviceTerms, KeyUse, Kind, OFFLINE_CODES, Purpose, REVOKER, RelayTerms, RevocationTerms,
+        RevokerTerms, Statement, Terms, TicketTerms, VERSION,
     },
 };
 
@@ -193,7 +193,7 @@ impl TrustStore {
             Kind::Policy => self.policy.as_ref().map(Certified::bytes),
             Kind::Revocation => self.revocation.as_ref().map(Certified::bytes),
             Kind::Relays => self.relays.as_ref().map(Certified::bytes),
-            Kind::Device | Kind::Agent | Kind::Ticket => None,
+            Kind::Device | Kind::Agent | Kind::Ticket | Kind::Revoker => None,
         }
     }
 
@@ -332,12 +332,57 @@ impl TrustStore {
 
     /// Takes a revocation list that is newer than what is known.
     pub fn accept_revocation(&mut self, bytes: &Bytes, now: u64) -> Result<Accepted, Code> {
-        let new: Certified<RevocationTerms> = self.issued_by_ca(decoded(bytes)?, now)?;
+        let (list, mut by_revoker) = (decoded(bytes)?, None);
+        let new: Certified<RevocationTerms> = match self.revoker_of(&list)? {
+            None => self.issued_by_ca(list, now)?,
+            Some((revoker, key)) => {
+                self.ca_of_issuer(&revoker.statement().issuer)?;
+                self.not_revoked(&revoker)?;
+                if self.is_revoked(&key.revocation_id()) {
+                    return Err(Code::Revoked);
+                }
+                in_time(revoker.statement(), now)?;
+                by_revoker = Some(revoker);
+                self.issued(list, &Issuer::new(&key)?, now)?
+            }
+        };
         // Looked up by binary search; a list out of order would hide entries.
         if !new.terms.revoked.is_sorted_by(|a, b| a < b) {
             return Err(Code::Certificate);
         }
+        if let Some(revoker) = by_revoker {
+            self.only_adds(&new, &revoker)?;
+        }
         newer(&mut self.revocation, new)
+    }
+
+    /// The statement about the key that signed a revocation list, where that is no CA's, and that key. A CA signed it, whether it
+    /// still counts or not.
+    fn revoker_of(&self, list: &Unverified<Statement>) -> Result<Option<(Certified<RevokerTerms>, PublicKey)>, Code> {
+        if self.cas.contains_key(&list.claimed().issuer) {
+            return Ok(None);
+        }
+        let revoker = decoded(list.claimed().extension(REVOKER).ok_or(Code::Certificate)?)?;
+        let ca = self.cas.get(&revoker.claimed().issuer).ok_or(Code::Certificate)?;
+        let revoker: Certified<RevokerTerms> = authentic(self.tenant, revoker, &ca.issuer)?;
+        let key = well_formed(revoker.statement(), KeyUse::Sign)?;
+        Ok(Some((revoker, key)))
+    }
+
+    /// A key that only revokes brings nothing back, touches no CA key, and leaves room for the CA's next list.
+    fn only_adds(&self, new: &Certified<RevocationTerms>, revoker: &Certified<RevokerTerms>) -> Result<(), Code> {
+        let listed = |id: &[u8; 16]| new.terms.revoked.binary_search(&Serial(*id)).is_ok();
+        let (before, min_epoch) =
+            self.revocation.as_ref().map_or((&[][..], 0), |list| (&list.terms.revoked[..], list.terms.min_epoch));
+        let takes_back = before.iter().any(|id| !listed(&id.0)) || new.terms.min_epoch != min_epoch;
+        let revokes_a_ca = self.cas.values().any(|ca| {
+            let id = ca.key.revocation_id();
+            listed(&id) && !self.is_revoked(&id)
+        });
+        if takes_back || revokes_a_ca || new.statement().epoch > revoker.terms.max_epoch {
+            return Err(Code::NotAllowed);
+        }
+        Ok(())
     }
 
     /// Takes a relay list that is newer than what is known.
@@ -353,7 +398,7 @@ impl TrustStore {
             Kind::Policy => self.accept_policy(bytes, now)?,
             Kind::Revocation => self.accept_revocation(bytes, now)?,
             Kind::Relays => self.accept_relays(bytes, now)?,
-            Kind::Device | Kind::Agent | Kind::Ticket => return Err(Code::Certificate),
+            Kind::Device | Kind::Agent | Kind::Ticket | Kind::Revoker => return Err(Code::Certificate),
         };
         Ok((kind, accepted))
     }
@@ -363,12 +408,18 @@ impl TrustStore {
     pub fn restore(&mut self, bytes: &Bytes) -> Result<Kind, Code> {
         let claimed = decoded(bytes)?;
         let (kind, issuer) = (claimed.claimed().kind, claimed.claimed().issuer);
-        let ca = self.cas.get(&issuer).ok_or(Code::Certificate)?.issuer;
+        let ca = match self.cas.get(&issuer) {
+            None if kind == Kind::Revocation => {
+                let (_, key) = self.revoker_of(&claimed)?.ok_or(Code::Certificate)?;
+                Issuer::new(&key)?
+            }
+            known => known.ok_or(Code::Certificate)?.issuer,
+        };
         match kind {
             Kind::Policy => newer(&mut self.policy, authentic(self.tenant, claimed, &ca)?),
             Kind::Revocation => newer(&mut self.revocation, authentic(self.tenant, claimed, &ca)?),
             Kind::Relays => newer(&mut self.relays, authentic(self.tenant, claimed, &ca)?),
-            Kind::Device | Kind::Agent | Kind::Ticket => Err(Code::Certificate),
+            Kind::Device | Kind::Agent | Kind::Ticket | Kind::Revoker => Err(Code::Certificate),
         }?;
         Ok(kind)
     }
@@ -388,7 +439,11 @@ impl TrustStore {
     }
 
     fn ca_of(&self, statement: &Unverified<Statement>) -> Result<Issuer, Code> {
-        let ca = self.cas.get(&statement.claimed().issuer).ok_or(Code::Certificate)?;
+        self.ca_of_issuer(&statement.claimed().issuer)
+    }
+
+    fn ca_of_issuer(&self, issuer: &Kid) -> Result<Issuer, Code> {
+        let ca = self.cas.get(issuer).ok_or(Code::Certificate)?;
         if self.is_revoked(&ca.key.revocation_id()) { Err(Code::Revoked) } else { Ok(ca.issuer) }
     }
 

@@ -112,7 +112,8 @@ fn extensions() -> impl Strategy<Value = Vec<Extension>> + Clone {
 }
 
 fn statement() -> impl Strategy<Value = Statement> {
-    let kind = one(&[Kind::Device, Kind::Agent, Kind::Ticket, Kind::Policy, Kind::Revocation, Kind::Relays]);
+    let kind =
+        one(&[Kind::Device, Kind::Agent, Kind::Ticket, Kind::Policy, Kind::Revocation, Kind::Relays, Kind::Revoker]);
     let who = (any::<u8>(), kind, id(), any::<[u8; 8]>(), id(), id(), keys());
     let rest = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>(), blob(200), extensions(), extensions());
     (who, rest).prop_map(

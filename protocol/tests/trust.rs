@@ -9,7 +9,9 @@ use gatepass_protocol::{
     keys::{Signer, SigningKey},
     pairing::{Failure, agent, messages::Outcome, phone},
     policy::Question,
-    statement::{KeyProtection, Kind, RevocationTerms},
+    statement::{
+        CertifiedKey, Extension, KeyProtection, KeyUse, Kind, REVOKER, RelayTerms, RevocationTerms, RevokerTerms,
+    },
     testing::{NOW, Phone, Rng, Tenant, chosen, context},
     trust::{CaPublic, TrustStore},
 };
@@ -48,6 +50,116 @@ fn each_of_several_ca_keys_suffices_and_one_can_be_revoked() {
     );
     let by_ticket = tenant.computer_by_ticket();
     assert_eq!(trust.agent(&by_ticket.chain, NOW).err(), Some(Code::Revoked), "nor from its tickets");
+}
+
+/// A key that only revokes, as a CA certified it for epochs up to 50.
+struct Revoker {
+    key: SigningKey,
+    statement: Bytes,
+    serial: Serial,
+}
+
+impl Revoker {
+    fn of(tenant: &mut Tenant) -> Self {
+        let key = SigningKey::from_seed(&[0x4e; 32]);
+        let keys = vec![CertifiedKey { key_use: KeyUse::Sign, key: key.public_key() }];
+        let draft = tenant.draft([7; 16], keys);
+        let serial = draft.serial;
+        let statement = draft.sign(&RevokerTerms { max_epoch: 50 }, &tenant.ca).unwrap().bytes().clone();
+        Self { key, statement, serial }
+    }
+
+    fn list(&self, tenant: &mut Tenant, epoch: u64, min_epoch: u64, mut revoked: Vec<Serial>) -> Bytes {
+        revoked.sort();
+        let terms = RevocationTerms { issued: NOW, next_update: NOW + 86_400, min_epoch, revoked };
+        let extension = Extension { id: REVOKER, value: self.statement.clone() };
+        tenant.list(epoch).sign_with(&terms, vec![extension], &self.key).unwrap().bytes().clone()
+    }
+}
+
+#[test]
+fn a_revoke_only_key_ends_a_lost_phone_and_what_it_said_outlives_a_restart() {
+    let mut tenant = Tenant::new(40);
+    let (mut trust, revoker, phone) = (tenant.trust(), Revoker::of(&mut tenant), tenant.phone(1));
+    trust.accept_revocation(&tenant.revocation(1, vec![Serial([1; 16])]), NOW).unwrap();
+    let lost = phone.identity.statement().serial;
+    let list = revoker.list(&mut tenant, 2, 0, vec![Serial([1; 16]), lost]);
+    trust.accept_revocation(&list, NOW).unwrap();
+    assert_eq!(trust.device(&phone.identity.chain, NOW).err(), Some(Code::Revoked));
+    let mut restarted = tenant.trust();
+    restarted.restore(&list).unwrap();
+    assert_eq!(restarted.device(&phone.identity.chain, NOW).err(), Some(Code::Revoked));
+    trust.accept_revocation(&tenant.revocation(3, vec![lost]), NOW).unwrap();
+}
+
+#[test]
+fn a_revoke_only_key_brings_nothing_back_and_leaves_room_for_the_ca() {
+    let mut tenant = Tenant::new(41);
+    let (mut trust, revoker) = (tenant.trust(), Revoker::of(&mut tenant));
+    let (stolen, ca) = (Serial([1; 16]), Serial(tenant.ca.public_key().revocation_id()));
+    trust.accept_revocation(&tenant.revocation(1, vec![stolen]), NOW).unwrap();
+    for (what, list) in [
+        ("takes a name off", revoker.list(&mut tenant, 2, 0, vec![Serial([2; 16])])),
+        ("revokes everything at once", revoker.list(&mut tenant, 2, 9, vec![stolen])),
+        ("revokes the CA key", revoker.list(&mut tenant, 2, 0, vec![stolen, ca])),
+        ("uses up the numbers", revoker.list(&mut tenant, 51, 0, vec![stolen])),
+    ] {
+        assert_eq!(trust.accept_revocation(&list, NOW).err(), Some(Code::NotAllowed), "{what}");
+    }
+    assert_eq!(trust.revocation_epoch(), 1);
+}
+
+#[test]
+fn a_revoke_only_key_signs_nothing_else() {
+    let mut tenant = Tenant::new(42);
+    let (mut trust, revoker) = (tenant.trust(), Revoker::of(&mut tenant));
+    let seed = SigningKey::from_seed(&revoker.key.seed());
+    let (phone, computer, policy) =
+        signed_by(&mut tenant, &seed, |tenant| (tenant.phone(1), tenant.computer(), tenant.policy(1, false)));
+    assert_eq!(trust.device(&phone.identity.chain, NOW).err(), Some(Code::Certificate));
+    let behind = vec![phone.identity.chain[0].clone(), revoker.statement.clone()];
+    assert_eq!(trust.device(&behind, NOW).err(), Some(Code::Certificate));
+    let behind = vec![computer.chain[0].clone(), revoker.statement.clone()];
+    assert_eq!(trust.agent(&behind, NOW).err(), Some(Code::Certificate), "it is no ticket");
+    assert_eq!(trust.accept_policy(&policy, NOW).err(), Some(Code::Certificate));
+    let relays = RelayTerms { relays: Vec::new() };
+    let extension = Extension { id: REVOKER, value: revoker.statement.clone() };
+    let relays = tenant.list(1).sign_with(&relays, vec![extension], &revoker.key).unwrap();
+    assert_eq!(trust.accept_relays(relays.bytes(), NOW).err(), Some(Code::Certificate));
+    assert_eq!(trust.restore(relays.bytes()).err(), Some(Code::Certificate));
+    assert_eq!(trust.certificate(std::slice::from_ref(&revoker.statement), NOW).err(), Some(Code::Certificate));
+    // Nor does it certify another like it.
+    let mut second = signed_by(&mut tenant, &seed, Revoker::of);
+    second.key = SigningKey::from_seed(&[0x4f; 32]);
+    let list = second.list(&mut tenant, 1, 0, vec![]);
+    assert_eq!(trust.accept_revocation(&list, NOW).err(), Some(Code::Certificate));
+}
+
+#[test]
+fn a_revoke_only_key_ends_with_its_time_its_revocation_and_its_ca_and_is_of_one_tenant() {
+    let mut tenant = Tenant::new(43);
+    let revoker = Revoker::of(&mut tenant);
+    let list = revoker.list(&mut tenant, 9, 0, vec![revoker.serial]);
+    let late = NOW + 400 * 86_400;
+    assert_eq!(tenant.trust().accept_revocation(&list, late).err(), Some(Code::Certificate));
+    let by_key = Serial(revoker.key.public_key().revocation_id());
+    for id in [revoker.serial, by_key] {
+        let mut trust = tenant.trust();
+        trust.accept_revocation(&tenant.revocation(1, vec![id]), NOW).unwrap();
+        let list = revoker.list(&mut tenant, 2, 0, vec![id]);
+        assert_eq!(trust.accept_revocation(&list, NOW).err(), Some(Code::Revoked));
+    }
+    let mut other = Tenant::new(44);
+    let foreign = Revoker::of(&mut other);
+    let list = foreign.list(&mut tenant, 2, 0, vec![]);
+    assert_eq!(tenant.trust().accept_revocation(&list, NOW).err(), Some(Code::Certificate), "another tenant's CA");
+    let (mut tenant, second, mut trust) = two_cas();
+    let revoker = Revoker::of(&mut tenant);
+    let first = Serial(tenant.ca.public_key().revocation_id());
+    let fell = signed_by(&mut tenant, &second, |tenant| tenant.revocation(1, vec![first]));
+    trust.accept_revocation(&fell, NOW).unwrap();
+    let list = revoker.list(&mut tenant, 2, 0, vec![first]);
+    assert_eq!(trust.accept_revocation(&list, NOW).err(), Some(Code::Revoked), "its CA key fell");
 }
 
 #[test]

@@ -53,7 +53,9 @@ impl Enrol {
         let ca = self.unlock.open(session)?;
         let url = self.url.clone().unwrap_or_else(|| session.profile.url.clone());
         let tag = tenant_tag(session.tenant);
-        say(&format!("On the phone:  gatepass-phone enrol --server {url} --tenant {}", api::hex(&tag)))?;
+        // A certificate of its own making is no secret, and the words hold without it; but the phone has to reach the server.
+        let server_ca = if session.profile.server_ca.is_some() { " --server-ca FILE" } else { "" };
+        say(&format!("On the phone:  gatepass-phone enrol --server {url} --tenant {}{server_ca}", api::hex(&tag)))?;
         let slot = self.waiting(session).await?;
         say(&format!("\"{}\" shows two words.", show::clean(&slot.name)))?;
         let words = ask_words()?;

@@ -2,7 +2,7 @@
 //! would bring a stolen phone back.
 
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
@@ -11,7 +11,7 @@ use gatepass_client::edge;
 use gatepass_control::api::{CaKey, Computer, Device, Ticket, hex};
 use gatepass_protocol::ids::{ComputerId, DeviceId, GrantId, Serial};
 use gatepass_protocol::keys::Signer as _;
-use gatepass_protocol::statement::{RevocationTerms, Statement};
+use gatepass_protocol::statement::{Extension, REVOKER, RevocationTerms, Statement};
 use gatepass_protocol::trust::CaPublic;
 
 use crate::lists::list_draft;
@@ -26,6 +26,9 @@ const FRESH: u64 = 30 * 86_400;
 pub(crate) struct Revoke {
     #[command(subcommand)]
     what: What,
+    /// Sign with this revoke-only key instead of the CA key; see 'gatepass ca revoke-key'
+    #[arg(long, global = true, value_name = "FILE")]
+    revoke_key: Option<PathBuf>,
     #[command(flatten)]
     unlock: ca::Unlock,
 }
@@ -57,6 +60,11 @@ enum What {
         /// The key, as 'gatepass ca list' shows it
         key: String,
     },
+    /// A revoke-only key; the next list then outranks every list that it could sign
+    RevokeKey {
+        /// Its gatepass-revoke.cert
+        cert: PathBuf,
+    },
     /// A grant: it ends at once
     Grant {
         /// The grant's identifier
@@ -79,9 +87,18 @@ impl Revoke {
             return say(show::table(&["REVOKED"], &revoked.iter().map(row).collect::<Vec<_>>()).trim_end());
         }
         let named = self.what.name(&session).await?;
-        let ca = self.unlock.open(&session)?;
+        let (key, extensions) = match &self.revoke_key {
+            None => (self.unlock.open(&session)?, Vec::new()),
+            Some(_) if matches!(self.what, What::Ca { .. } | What::RevokeKey { .. }) => {
+                bail!("a revoke-only key revokes no other key; sign with a CA key")
+            }
+            Some(path) => {
+                let (key, statement) = ca::open_revoke_key(path, self.unlock.password_file())?;
+                (key, vec![Extension { id: REVOKER, value: statement }])
+            }
+        };
         if let Some((id, what)) = &named {
-            if id.0 == ca.public_key().revocation_id() {
+            if id.0 == key.public_key().revocation_id() {
                 bail!(
                     "a CA key can't revoke itself, as nobody would believe its next list; sign with another one (--ca)"
                 );
@@ -91,9 +108,13 @@ impl Revoke {
                 Err(place) => revoked.insert(place, *id),
             }
         }
-        let (now, epoch) = (edge::now(), trust.revocation_epoch() + 1);
+        let (now, mut epoch) = (edge::now(), trust.revocation_epoch() + 1);
+        if let What::RevokeKey { cert } = &self.what {
+            let (_, max_epoch) = ca::read_revoke_key(&session, cert)?;
+            epoch = epoch.max(max_epoch.saturating_add(1));
+        }
         let terms = RevocationTerms { issued: now, next_update: now + FRESH, min_epoch, revoked };
-        session.submit(&list_draft(&session, epoch).sign(&terms, &ca)?).await?;
+        session.submit(&list_draft(&session, epoch).sign_with(&terms, extensions, &key)?).await?;
         let signed_by_it = |statement: &Statement| {
             let signer = trust.cas().find(|ca| ca.key().kid() == statement.issuer);
             let signer = signer.map(|ca| ca.key().revocation_id());
@@ -155,6 +176,10 @@ impl What {
                     bail!("the server shows another key under the name {key}; nothing was signed");
                 }
                 (public.key().revocation_id(), format!("CA key {key} ({})", found.name))
+            }
+            What::RevokeKey { cert } => {
+                let (serial, _) = ca::read_revoke_key(session, cert)?;
+                (serial.0, format!("revoke-only key {serial}"))
             }
             What::Grant { id } => {
                 let id: GrantId = id

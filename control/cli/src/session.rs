@@ -107,7 +107,7 @@ impl Session {
             Kind::Policy => seen.statements.policy = Some(bytes),
             Kind::Revocation => seen.statements.revocation = Some(bytes),
             Kind::Relays => seen.statements.relays = Some(bytes),
-            Kind::Device | Kind::Agent | Kind::Ticket => {}
+            Kind::Device | Kind::Agent | Kind::Ticket | Kind::Revoker => {}
         }
         self.remember(&seen)?;
         Ok(in_force)

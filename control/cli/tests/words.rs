@@ -240,6 +240,33 @@ fn a_slot_is_its_tenants_and_each_end_says_its_own_messages_in_their_order() {
 }
 
 #[test]
+fn the_night_shift_revokes_with_a_key_that_does_nothing_else_until_it_is_taken_away() {
+    let server = Server::start();
+    let admin = Administrator::of_tenant(&server, "Acme");
+    let lost = enrols(&server, &admin, "phone");
+    let night = "orbit-kettle-marrow-fiddle-62";
+    harness::write_secret(&admin.path("night"), night);
+    admin.signed("ca revoke-key create night --new-password-file night --lists 20");
+    let by_night = |what: &str| format!("revoke {what} --revoke-key gatepass-revoke.json --password-file night");
+    let said = admin.did(&by_night(&format!("device {}", lost.device)));
+    assert!(said.contains("revocation list 1 is in force"), "{said}");
+    let trust = || server.control.trust(&admin.tenant()).unwrap();
+    assert!(trust().device(&lost.chain().unwrap(), edge::now()).is_err());
+    let keys = admin.did("ca list");
+    let ca = keys.lines().nth(1).and_then(|line| line.split(' ').next()).unwrap();
+    let said = admin.refused(&by_night(&format!("ca {ca}")));
+    assert!(said.contains("revokes no other key"), "{said}");
+    let said = admin.refused("relay set https://gate.example --ca gatepass-revoke.json --password-file night");
+    assert!(said.contains("is none of this tenant's"), "{said}");
+
+    let said = admin.signed("revoke revoke-key gatepass-revoke.cert");
+    assert!(said.contains("revocation list 21 is in force, with 2 entries"), "{said}");
+    let said = admin.refused(&by_night(&format!("grant {}", "0".repeat(32))));
+    assert!(said.contains("revoked"), "{said}");
+    assert_eq!(trust().revocation_epoch(), 21);
+}
+
+#[test]
 fn every_command_of_the_guide_to_enrolment_works() {
     let server = Server::start();
     let admin = Administrator::of_tenant(&server, "Acme");
@@ -247,6 +274,7 @@ fn every_command_of_the_guide_to_enrolment_works() {
     let blocks = guide.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
     let commands: Vec<&str> = blocks.flat_map(str::lines).filter(|line| line.starts_with("gatepass ")).collect();
     assert!(commands.len() >= 8, "the guide has lost its commands");
+    harness::write_secret(&admin.path("night"), "orbit-kettle-marrow-fiddle-62");
     let mut device = String::new();
     for command in commands {
         let command = command.split('#').next().unwrap().trim();
