@@ -323,6 +323,61 @@ def slots(file):
     same(introduction, [unhex(file, "request"), file["model"], file["platform"]], "what the phone says of itself")
 
 
+def tree(leaves):
+    """RFC 9162, 2.1.1."""
+    if not leaves:
+        return hashlib.sha256(b"").digest()
+    if len(leaves) == 1:
+        return leaves[0]
+    middle = 1 << (len(leaves) - 1).bit_length() - 1
+    return hashlib.sha256(b"\x01" + tree(leaves[:middle]) + tree(leaves[middle:])).digest()
+
+
+def path(index, leaves):
+    """RFC 9162, 2.1.3.1."""
+    if len(leaves) <= 1:
+        return []
+    middle = 1 << (len(leaves) - 1).bit_length() - 1
+    if index < middle:
+        return path(index, leaves[:middle]) + [tree(leaves[middle:])]
+    return path(index - middle, leaves[middle:]) + [tree(leaves[:middle])]
+
+
+def subproof(old, leaves, is_whole=True):
+    """RFC 9162, 2.1.4.1."""
+    if old == len(leaves):
+        return [] if is_whole else [tree(leaves)]
+    middle = 1 << (len(leaves) - 1).bit_length() - 1
+    if old <= middle:
+        return subproof(old, leaves[:middle], is_whole) + [tree(leaves[middle:])]
+    return subproof(old - middle, leaves[middle:], False) + [tree(leaves[:middle])]
+
+
+def log(file):
+    leaves = []
+    for case in file["entries"]:
+        entry = unhex(case, "entry")
+        computer = bytes.fromhex(case["computer"]) if case["computer"] else None
+        same(wire.encode([case["received"], computer, case["revoked"], unhex(case, "event")]), entry, "an entry")
+        wire.decode(wire.ENTRY, entry)
+        leaves.append(hashlib.sha256(b"\x00" + entry).digest())
+        same(leaves[-1], unhex(case, "leaf"), "its leaf")
+    for case in file["roots"]:
+        same(tree(leaves[: case["size"]]), unhex(case, "root"), f"the root of {case['size']}")
+    for case in file["inclusion"]:
+        same(b"".join(path(case["index"], leaves[: case["size"]])), unhex(case, "proof"), "an inclusion proof")
+    for case in file["consistency"]:
+        same(b"".join(subproof(case["old"], leaves[: case["new"]])), unhex(case, "proof"), "a consistency proof")
+        whole, rest = [], leaves[: case["old"]]
+        while rest:
+            size = 1 << len(rest).bit_length() - 1
+            whole, rest = whole + [tree(rest[:size])], rest[size:]
+        same(b"".join(whole), unhex(case, "frontier_of_old"), "a frontier")
+    head = file["head"]
+    fields = wire.verified(wire.LOG_HEAD, "gp1 log-head", unhex(head, "signed"), 1, unhex(head, "log_key"))
+    same((fields["size"], fields["root"]), (head["size"], unhex(head, "root")), "the head")
+
+
 def main():
     # The vectors fix the ephemeral keys, of which noiseprotocol rightly warns.
     warnings.filterwarnings("ignore", module="noise")
@@ -331,7 +386,7 @@ def main():
     code_names.update((code["number"], code["name"]) for code in files["frames"]["codes"])
     replays = {
         "qr": qr, "handshake": handshake, "confirm": confirm, "frames": frames, "statements": statements, "approval": approval,
-        "sealed": sealed, "offline": offline_codes, "slot": slots, "vault": vaults,
+        "sealed": sealed, "offline": offline_codes, "log": log, "slot": slots, "vault": vaults,
     }
     same(sorted(files), sorted(replays), "the files")
     for name, replay in replays.items():

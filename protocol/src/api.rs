@@ -41,6 +41,19 @@ impl<'de> Deserialize<'de> for Base64 {
     }
 }
 
+/// GET `/api/v1/log/TENANT?from=SIZE`: the audit log as of now, and that it continues what was seen of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Log {
+    /// A signed [`Head`](crate::log::Head).
+    pub head: Base64,
+    /// The Ed25519 key that signed it: the same for good, so whoever saw it once expects it.
+    pub key: Base64,
+    /// The [`Proof`](crate::log::Proof) that the log continues its first `from` entries; none where it has fewer.
+    pub consistency: Option<Base64>,
+    /// The roots of the whole trees that its first `from` entries are made of, the largest first.
+    pub frontier: Option<Base64>,
+}
+
 /// POST `/api/v1/enrol/agent`: a computer enrols itself. Answered by a [`Welcome`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct EnrolAgent {

@@ -14,6 +14,7 @@
 //! qr, noise, sealed    the QR, the end-to-end channel that it keys, and one-way sealed messages
 //! pairing              the state machines of both ends, from QR to result
 //! offline              codes that let a technician in while the relay is away
+//! log, witness         the audit log's tree, its signed heads and what proves them; who remembers which
 //! directory            whose certificates there are, so that both ends know each other before they are offline
 //! presence             who of a tenant is connected
 //! enrol, slot          how a computer or a phone comes in: by ticket; a phone also by two words (words, cpace)
@@ -32,6 +33,7 @@ pub mod event;
 pub mod frame;
 pub mod ids;
 pub mod keys;
+pub mod log;
 mod noise;
 mod numbered;
 pub mod offline;
@@ -50,6 +52,7 @@ pub mod testing;
 pub mod trust;
 pub mod vault;
 pub mod wire;
+pub mod witness;
 pub mod words;
 
 pub use code::Code;

@@ -143,6 +143,8 @@ RECEIPT = Fields(
     tenant=B16, computer=B16, grant=B16, technician=B16, device=B16, scenario=SCENARIO, kind=ACCOUNT, account="str", groups=["str"],
     since="u64", ended="u64", reason=("one of", range(1, 8)), verified=VERIFIED, approval=B32,
 )
+ENTRY = Fields(received="u64", computer=("?", ("bin", 16)), revoked="bool", event="bin")
+LOG_HEAD = Fields(tenant=("bin", 16), size="u64", time="u64", root=("bin", 32))
 EVENT = Fields(
     tenant=B16, computer=B16, sequence="u64", time="u64", kind=("one of", range(1, 10)), technician=("?", B16), device=("?", B16),
     grant=("?", B16), scenario=("?", SCENARIO), account="str", code=("?", CODE), evidence="bin", policy_epoch="u64", text="str",

@@ -16,6 +16,7 @@ use gatepass_protocol::{
     frame::{Frame, RelayAuth},
     ids::{ComputerId, TenantId},
     keys::{ChannelKey, OtpKey, PublicKey},
+    log::{self, Entry, Frontier, Head, Proof},
     offline::{Challenge, ChallengeQr, CodeKey, Digits, Mode, Question},
     pairing::{agent, phone},
     policy::{AccountKind, Scenario},
@@ -368,4 +369,36 @@ fn the_published_offline_codes_are_taken_and_what_is_no_challenge_is_not() {
     for case in list(challenges, "no_qr") {
         assert!(ChallengeQr::from_text(text(case, "text")).is_err(), "{case}");
     }
+}
+
+#[test]
+fn the_published_log_grows_as_it_says_and_is_proved() {
+    let file = file("log.json");
+    let number = |value: &Value, name: &str| value[name].as_u64().unwrap();
+    let (mut frontier, mut leaves) = (Frontier::default(), Vec::new());
+    let roots: Vec<[u8; 32]> = list(&file, "roots").iter().map(|root| array(root, "root")).collect();
+    assert_eq!(frontier.root(), roots[0]);
+    for (case, root) in list(&file, "entries").iter().zip(&roots[1..]) {
+        let entry: Entry = wire::from_slice(&bytes(case, "entry")).unwrap();
+        assert_eq!((entry.received, entry.event.clone()), (number(case, "received"), bytes(case, "event").to_vec()));
+        assert_eq!((entry.leaf(), log::leaf(&bytes(case, "entry"))), (array(case, "leaf"), array(case, "leaf")));
+        leaves.push(entry.leaf());
+        frontier.push(entry.leaf(), |_, _, _| {});
+        assert_eq!(frontier.root(), *root);
+    }
+    for case in list(&file, "inclusion") {
+        let (index, size) = (number(case, "index"), number(case, "size"));
+        let proof = Proof::from_bytes(&bytes(case, "proof")).unwrap();
+        proof.includes(&leaves[index as usize], index, size, &roots[size as usize]).unwrap();
+    }
+    for case in list(&file, "consistency") {
+        let (old, new) = (number(case, "old"), number(case, "new"));
+        let proof = Proof::from_bytes(&bytes(case, "proof")).unwrap();
+        proof.continues((old, &roots[old as usize]), (new, &roots[new as usize])).unwrap();
+        let begun = Frontier::new(old, Proof::from_bytes(&bytes(case, "frontier_of_old")).unwrap()).unwrap();
+        assert_eq!(begun.root(), roots[old as usize]);
+    }
+    let key = PublicKey::Ed25519(array(&file["head"], "log_key"));
+    let head = Unverified::<Head>::decode(bytes(&file["head"], "signed")).unwrap().verify(&key).unwrap().into_body();
+    assert_eq!((head.size, head.root), (7, roots[7]));
 }

@@ -5,6 +5,7 @@
 pub mod approval;
 pub mod frames;
 pub mod handshake;
+mod log;
 pub mod noise;
 mod offline;
 mod qr;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<(&'static str, String)> {
         ("sealed.json", sealed::file()),
         ("offline.json", offline::file()),
         ("slot.json", slot::file()),
+        ("log.json", log::file()),
         ("vault.json", vault::file()),
     ];
     files.into_iter().map(|(name, value)| (name, pretty(&value))).collect()
