@@ -5,17 +5,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use gatepass_protocol::ids::{ComputerId, DeviceId, Serial, TenantId};
+use gatepass_protocol::keys::SigningKey;
 use gatepass_protocol::signed::Unverified;
 use gatepass_protocol::statement::{Kind, Purpose, Statement};
 use gatepass_protocol::trust::{CaPublic, TrustStore};
 
 use crate::api::{
-    Act, ApproveDevice, CaKey, Computer, Device, InForce, Named, NewCaKey, NewStatement, Page, PendingDevice, Role,
-    StatementKind, Status, Tenant, TenantCreated, Ticket, Token, TrailEntry, hex, is_unprintable,
+    ApproveDevice, CaKey, Computer, Device, InForce, Named, NewCaKey, NewStatement, Page, PendingDevice, Role,
+    StatementKind, Status, Tenant, TenantCreated, Ticket, Token, hex, is_unprintable,
 };
+use crate::audit::note;
 use crate::http::{Slice, missing};
 use crate::problem::Refusal;
-use crate::store::{self, Actor, ApprovedDevice, Db, NewTicket, Scope, SeenBy};
+use crate::store::{self, ApprovedDevice, NewTicket, Scope, SeenBy};
 use crate::{Inner, News, enrol, rng, token};
 
 /// The longest name of anything.
@@ -41,7 +43,9 @@ impl Inner {
         };
         self.store.write(Scope::Operator, |db| {
             store::insert_tenant(db, id, name, now)?;
+            store::set_log_key(db, id, &SigningKey::generate(&mut rng()))?;
             store::insert_token(db, Some(id), &token, &hash)?;
+            note(db, store::OPERATOR, now, "tenant created", name, &id.to_string())?;
             note(db, id, now, "tenant created", name, "")
         })?;
         self.trust.put(1, TrustStore::new(id, []));
@@ -131,17 +135,6 @@ impl Inner {
         let mut computer = computer.ok_or_else(|| missing("computer", id))?;
         computer.revoked = trust.is_revoked(id.as_bytes());
         Ok(computer)
-    }
-
-    pub(crate) fn events(&self, tenant: TenantId, slice: &Slice) -> Result<Page<TrailEntry>, Refusal> {
-        // A cursor is the number's eight bytes, as others are an identifier's sixteen; both databases count with a sign.
-        let after =
-            slice.after.iter().fold(0_u64, |number, byte| (number << 8) | u64::from(*byte)).min(i64::MAX as u64);
-        let mut items = self.store.read(|db| store::page(db, tenant, after, slice.and_one()))?;
-        let is_more = items.len() as u64 > slice.limit;
-        items.truncate(usize::try_from(slice.limit).unwrap_or(usize::MAX));
-        let next = items.last().filter(|_| is_more).map(|last| hex(&last.seq.to_be_bytes()));
-        Ok(Page { items, next })
     }
 
     /// Sends a waiting phone away. Its ticket's use stays counted.
@@ -264,21 +257,6 @@ impl Inner {
     pub(crate) fn trust_of(&self, tenant: TenantId) -> Result<Arc<TrustStore>, Refusal> {
         self.trust.get(&tenant).ok_or_else(|| Refusal::Missing { what: "tenant", name: tenant.to_string() })
     }
-}
-
-/// Writes down in the audit trail what an administrator did.
-pub(crate) fn note(
-    db: &mut dyn Db,
-    tenant: TenantId,
-    now: u64,
-    act: &str,
-    to: &str,
-    detail: &str,
-) -> Result<(), Refusal> {
-    let act = Act { at: now, act: act.to_owned(), to: to.to_owned(), detail: detail.to_owned() };
-    let event = serde_json::to_vec(&act).map_err(|error| Refusal::Fix(error.to_string()))?;
-    store::append(db, tenant, Actor::Control, &event, now)?;
-    Ok(())
 }
 
 pub(crate) fn purpose_name(purpose: Purpose) -> &'static str {

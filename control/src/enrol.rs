@@ -14,10 +14,11 @@ use gatepass_protocol::signed::Unverified;
 use gatepass_protocol::statement::{KeyUse, Purpose, Statement, TicketTerms};
 use gatepass_protocol::trust::{Certified, TrustStore};
 
-use crate::admin::{good_name, note, purpose_name};
+use crate::admin::{good_name, purpose_name};
 use crate::api::{
     Base64, EnrolAgent, EnrolDevice, Kept, NewEvent, Shares, StatementKind, Statements, Waiting, Welcome,
 };
+use crate::audit::note;
 use crate::problem::Refusal;
 use crate::store::{self, Actor, Db, NewComputer, NewDeviceRequest, NewTicket, Scope, StoreError};
 use crate::{Inner, rng};

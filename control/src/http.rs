@@ -21,14 +21,15 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep, timeout};
 use zeroize::Zeroizing;
 
-use gatepass_protocol::ids::TenantId;
+use gatepass_protocol::ids::{Serial, TenantId};
 
 use crate::access::{self, Access, Caller};
-use crate::api::{Page, hex};
+use crate::api::{By, Page, hex};
+use crate::audit;
 use crate::feed::WAIT;
 use crate::problem::Refusal;
 use crate::routes::{self, FEED};
-use crate::store::{self, Db, Repeatable, StoreError};
+use crate::store::{self, Db, Filter, Repeatable, StoreError};
 use crate::{Control, Inner, LOOK, token};
 
 /// A phone on a bad line sends 2 KiB in less.
@@ -149,11 +150,15 @@ impl Call<'_> {
 pub(crate) struct Slice {
     pub(crate) after: Vec<u8>,
     pub(crate) limit: u64,
+    /// Which of them.
+    pub(crate) filter: Filter,
+    /// How much of a log somebody has seen.
+    pub(crate) from: u64,
 }
 
 impl Default for Slice {
     fn default() -> Slice {
-        Slice { after: Vec::new(), limit: Slice::LARGEST }
+        Slice { after: Vec::new(), limit: Slice::LARGEST, filter: Filter::default(), from: 0 }
     }
 }
 
@@ -161,7 +166,8 @@ impl Slice {
     /// As many events as fit into the largest answer that a client takes, were each as large as it may be.
     const LARGEST: u64 = 200;
 
-    pub(crate) fn of(query: &str) -> Result<Slice, Refusal> {
+    /// Reads a query, of which an endpoint takes `also` some parameters.
+    pub(crate) fn of(query: &str, also: &[(&str, &str)]) -> Result<Slice, Refusal> {
         let mut slice = Slice::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -171,10 +177,35 @@ impl Slice {
                     let limit = value.parse::<u64>().map_err(|_| Refusal::Fix("limit is not a number".into()))?;
                     slice.limit = limit.clamp(1, Slice::LARGEST);
                 }
-                _ => return Err(Refusal::Fix("the only parameters are after and limit".to_owned())),
+                _ if also.iter().any(|(name, _)| *name == key) => slice.set(key, value)?,
+                _ => {
+                    let also: String = also.iter().map(|(name, _)| format!(", {name}")).collect();
+                    return Err(Refusal::Fix(format!("the only parameters are after, limit{also}")));
+                }
             }
         }
         Ok(slice)
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), Refusal> {
+        let wrong = |what: &str| Refusal::Fix(format!("{key} is not {what}"));
+        let number = || value.parse().ok().filter(|number| *number <= i64::MAX as u64).ok_or_else(|| wrong("a number"));
+        let id = || value.parse().map(|Serial(id)| id).map_err(|_| wrong("an identifier"));
+        match key {
+            "since" => self.filter.since = Some(number()?),
+            "until" => self.filter.until = Some(number()?),
+            "proved_in" => self.filter.proved_in = Some(number()?),
+            "from" => self.from = number()?,
+            "actor" => self.filter.actor = Some(id()?),
+            "computer" => self.filter.computer = Some(id()?),
+            "outcome" => self.filter.outcome = Some(value.parse().map_err(Refusal::Fix)?),
+            "kind" => {
+                let is_plain = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+                self.filter.kind = Some(Some(value.to_owned()).filter(|_| is_plain).ok_or_else(|| wrong("a kind"))?);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// One more than is shown, to know whether there is more.
@@ -225,7 +256,13 @@ impl Asked {
             host: text(HOST),
             now: now(),
         };
-        (endpoint.run)(inner, &call)
+        let by = |who: Caller| By {
+            role: who.role,
+            technician: who.technician,
+            token: who.token,
+            request: format!("{} {}", endpoint.method, endpoint.path),
+        };
+        audit::acting(self.who.map(by), || (endpoint.run)(inner, &call))
     }
 }
 
@@ -251,7 +288,7 @@ impl Control {
             let feed = self.feed(bearer.as_deref().map(String::as_str), query).await?;
             return Ok(respond(&head.method, &head.headers, answer(StatusCode::OK, &feed)?));
         }
-        let slice = Slice::of(query)?;
+        let slice = Slice::of(query, endpoint.parameters)?;
         // Asked before the body is read: strangers make us hold a few KiB each, and not a megabyte.
         let repeatable = |body: &[u8]| repeatable(&head, &bearer, body);
         let who = {

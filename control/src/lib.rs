@@ -16,6 +16,7 @@
 mod access;
 mod admin;
 pub mod api;
+mod audit;
 mod directory;
 mod enrol;
 mod feed;
@@ -27,6 +28,7 @@ mod routes;
 mod sign_in;
 mod slots;
 mod store;
+mod syslog;
 mod token;
 mod trust;
 
@@ -48,6 +50,7 @@ use gatepass_protocol::trust::TrustStore;
 
 pub use problem::Refusal;
 pub use store::{Database, Reason, StoreError};
+pub use syslog::{Collector, NoCollector};
 
 use api::{Role, StatementKind, Token};
 use store::{Db, Scope, Store};
@@ -134,6 +137,10 @@ impl Control {
         if !store.read(store::has_operator)? {
             make_operator(&store, &tokens.join(OPERATOR_TOKEN_FILE))?;
         }
+        if store.read(|db| store::tenant(db, store::OPERATOR))?.is_none() {
+            store.write(Scope::Operator, |db| store::insert_operator(db, http::now()))?;
+        }
+        store::catch_up_logs(&store)?;
         let relay_token = relay_token(&tokens.join(RELAY_TOKEN_FILE))?;
         let trust = store.read(Trust::load)?;
         let inner = Inner {

@@ -85,6 +85,10 @@ fn parameters(endpoint: &Endpoint) -> Vec<Value> {
             "name": "limit", "in": "query", "schema": { "type": "integer", "minimum": 1, "maximum": 200 },
         }));
     }
+    for (name, description) in endpoint.parameters {
+        parameters
+            .push(json!({ "name": name, "in": "query", "schema": { "type": "string" }, "description": description }));
+    }
     let header = |name, description| json!({ "name": name, "in": "header", "schema": { "type": "string" }, "description": description });
     if endpoint.method == Method::PUT || endpoint.method == Method::DELETE {
         parameters.push(header("If-Match", "Only if it still is what this ETag says"));

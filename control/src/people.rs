@@ -3,11 +3,12 @@
 
 use gatepass_protocol::ids::{ComputerId, Serial, TechnicianId, TenantId};
 
-use crate::admin::{good_name, note};
+use crate::admin::good_name;
 use crate::api::{
     Delegate, Group, NewGroup, NewPerson, NewTechnician, NewToken, Page, Person, Role, Shares, Technician,
     TechnicianChange, Token, TokenCreated, is_unprintable,
 };
+use crate::audit::note;
 use crate::http::{Answer, Call, Slice, done, missing};
 use crate::problem::Refusal;
 use crate::store::{self, Db, Scope, SeenBy};
@@ -90,9 +91,14 @@ impl Inner {
         let id = TechnicianId::random(&mut rng());
         let (name, email) = (account_name(new.name)?, good_email(new.email, false)?);
         let person = Person { id, name, email, added: call.now };
-        let added = self
-            .store
-            .write(Scope::Operator, |db| call.once(db, |db| store::insert_person(db, &person).map(|()| person)))?;
+        let added = self.store.write(Scope::Operator, |db| {
+            call.once(db, |db| {
+                store::insert_person(db, &person)?;
+                let detail = format!("{}, {}", person.id, person.email);
+                note(db, store::OPERATOR, call.now, "person added", &person.name, &detail)?;
+                Ok(person)
+            })
+        })?;
         Ok(added.0)
     }
 
@@ -169,6 +175,9 @@ impl Inner {
         call: &Call<'_>,
         new: NewToken,
     ) -> Result<TokenCreated, Refusal> {
+        if owner == Some(store::OPERATOR) {
+            return Err(missing("tenant", store::OPERATOR));
+        }
         if !(1..=LONGEST_TOKEN).contains(&new.days) {
             return Err(Refusal::Fix(format!("a token holds for 1 to {LONGEST_TOKEN} days")));
         }
@@ -204,10 +213,7 @@ impl Inner {
                     }
                     (_, None) => {}
                 }
-                let Some(tenant) = owner else {
-                    store::insert_token(db, None, &token, &hash)?;
-                    return Ok(token);
-                };
+                let tenant = owner.unwrap_or(store::OPERATOR);
                 store::tenant(db, tenant)?.ok_or_else(|| missing("tenant", tenant))?;
                 store::insert_token(db, owner, &token, &hash)?;
                 note(
@@ -233,11 +239,10 @@ impl Inner {
             if !store::remove_token(db, owner, id)? {
                 return Err(missing("token", id));
             }
-            match owner {
-                Some(tenant) => note(db, tenant, call.now, "token removed", &id.to_string(), ""),
-                None if store::has_operator(db)? => Ok(()),
-                None => Err(Refusal::Fix("the operator's last token stays, or nobody could make others".to_owned())),
+            if owner.is_none() && !store::has_operator(db)? {
+                return Err(Refusal::Fix("the operator's last token stays, or nobody could make others".to_owned()));
             }
+            note(db, owner.unwrap_or(store::OPERATOR), call.now, "token removed", &id.to_string(), "")
         })?;
         Ok(done())
     }

@@ -17,6 +17,7 @@ use crate::http::{Answer, Call, answer, done};
 use crate::people::seen_by;
 use crate::problem::Refusal;
 use crate::slots::End;
+use crate::store;
 use crate::{Inner, openapi};
 
 /// What agents and phones send is a few KiB.
@@ -47,14 +48,16 @@ pub(crate) struct Endpoint {
     pub(crate) is_list: bool,
     /// Whether an answer of 202 is held back for a while, in case there is more to say.
     pub(crate) waits: bool,
+    /// What it takes in the query, and what each means; a list also takes a cursor and a limit.
+    pub(crate) parameters: &'static [(&'static str, &'static str)],
     pub(crate) run: Run,
 }
 
 impl Endpoint {
     const fn new(method: Method, path: &'static str, access: Access, summary: &'static str, run: Run) -> Endpoint {
         let (status, largest) = (StatusCode::OK, LARGEST_BODY);
-        let (takes, answers, is_list, waits) = (None, nothing as SchemaOf, false, false);
-        Endpoint { method, path, access, summary, takes, status, answers, largest, is_list, waits, run }
+        let (takes, answers, is_list, waits, parameters) = (None, nothing as SchemaOf, false, false, &[] as _);
+        Endpoint { method, path, access, summary, takes, status, answers, largest, is_list, waits, parameters, run }
     }
 
     const fn takes(mut self, schema: SchemaOf) -> Endpoint {
@@ -69,6 +72,11 @@ impl Endpoint {
 
     const fn waits(mut self) -> Endpoint {
         self.waits = true;
+        self
+    }
+
+    const fn asks(mut self, parameters: &'static [(&'static str, &'static str)]) -> Endpoint {
+        self.parameters = parameters;
         self
     }
 
@@ -105,6 +113,17 @@ const CREATED: StatusCode = StatusCode::CREATED;
 const WORK: Access = Tenant(Right::Work);
 const SEE: Access = Tenant(Right::See);
 const MANAGE: Access = Tenant(Right::Manage);
+
+/// What a log is searched by.
+const SEARCH: &[(&str, &str)] = &[
+    ("since", "Received then or later, in Unix seconds"),
+    ("until", "Received before then"),
+    ("actor", "By this technician, or with this token"),
+    ("computer", "Of this computer"),
+    ("kind", "Of this kind: granted, technician-added"),
+    ("outcome", "With this outcome: done, denied, refused, alert"),
+    ("proved_in", "With the proof of each that it is in the log of so many entries"),
+];
 
 /// All of them.
 pub(crate) static ENDPOINTS: &[Endpoint] = &[
@@ -168,6 +187,17 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
     get("/statements/{tenant}", Everybody, "The signed statements in force in a tenant", statements, |inner, call| {
         answer(OK, &inner.statements(call.tenant)?)
     }),
+    get(
+        "/log/{tenant}",
+        Everybody,
+        "The signed head of the audit log, and that it continues what was seen",
+        signed_log,
+        |inner, call| {
+            inner.trust_of(call.tenant)?;
+            answer(OK, &inner.log(call.tenant, call.slice.from, call.now)?)
+        },
+    )
+    .asks(&[("from", "How many entries the log had when it was last seen")]),
     get(FEED, Relays, "What regional relays need to know, as it changes", anything, |_, _| Err(Refusal::RelaysOnly)),
     post("/sign-in", Everybody, "Sign in with a password and a one-time code, for a token", |inner, call| {
         answer(CREATED, &inner.sign_in(call.json()?, call.now)?)
@@ -201,6 +231,18 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
     delete("/tokens/{token}", Operator, "Make one of the operator's tokens worthless", |inner, call| {
         inner.remove_token(None, call)
     }),
+    list(
+        "/operator/events",
+        Operator,
+        "What the operator and the operator's people did",
+        of::<Page<TrailEntry>>,
+        |inner, call| answer(OK, &inner.events(store::OPERATOR, &call.slice)?),
+    )
+    .asks(SEARCH),
+    get("/operator/log", Operator, "The signed head of the log of that", signed_log, |inner, call| {
+        answer(OK, &inner.log(store::OPERATOR, call.slice.from, call.now)?)
+    })
+    .asks(&[("from", "How many entries the log had when it was last seen")]),
     post(
         "/tenants/{tenant}/delegations",
         Operator,
@@ -365,7 +407,8 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
     .answers(CREATED, of::<InForce>),
     list("/tenants/{tenant}/events", Tenant(Right::Audit), "The audit trail", of::<Page<TrailEntry>>, |inner, call| {
         answer(OK, &inner.events(call.tenant, &call.slice)?)
-    }),
+    })
+    .asks(SEARCH),
 ];
 
 /// It waits for news, and so is answered apart.
@@ -464,6 +507,15 @@ fn directory(_: &mut SchemaGenerator) -> Schema {
         "more": { "type": "boolean" },
     });
     json_schema!({ "type": "object", "properties": properties, "required": ["chains", "since", "after", "more"] })
+}
+
+fn signed_log(_: &mut SchemaGenerator) -> Schema {
+    let text = |types| serde_json::json!({ "type": types, "contentEncoding": "base64" });
+    let properties = serde_json::json!({
+        "head": text(vec!["string"]), "key": text(vec!["string"]),
+        "consistency": text(vec!["string", "null"]), "frontier": text(vec!["string", "null"]),
+    });
+    json_schema!({ "type": "object", "properties": properties, "required": ["head", "key"] })
 }
 
 fn kept(_: &mut SchemaGenerator) -> Schema {

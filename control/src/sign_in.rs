@@ -12,8 +12,8 @@ use zxcvbn::{Score, zxcvbn};
 
 use gatepass_protocol::ids::{Serial, TechnicianId, TenantId};
 
-use crate::admin::note;
-use crate::api::{NewSignIn, SignIn, SignInMade, Token, TokenCreated};
+use crate::api::{By, NewSignIn, SignIn, SignInMade, Token, TokenCreated};
+use crate::audit::{self, note};
 use crate::http::{Answer, Call, done, missing};
 use crate::problem::Refusal;
 use crate::store::{self, Scope};
@@ -101,7 +101,13 @@ impl Inner {
         let fits = bool::from(hash.ct_eq(&known.hash)) && step.is_some_and(|step| step > known.used_step);
         match step.filter(|_| fits) {
             Some(step) => self.signed_in(tenant, who, step, now),
-            None => Err(Refusal::WrongSignIn),
+            None => {
+                // As often as it may be tried, and no oftener: whoever is locked out is not looked at.
+                let seen = self
+                    .store
+                    .write(Scope::Tenant(tenant), |db| note(db, tenant, now, "sign-in refused", &who.to_string(), ""));
+                seen.and(Err(Refusal::WrongSignIn))
+            }
         }
     }
 
@@ -127,7 +133,9 @@ impl Inner {
                 expires: Some(now + SESSION),
             };
             store::insert_token(db, Some(tenant), &token, &hash)?;
-            note(db, tenant, now, "signed in", &technician.name, &token.id.to_string())?;
+            let request = "POST /sign-in".to_owned();
+            let by = By { role: token.role, technician: token.technician, token: token.id, request };
+            audit::acting(Some(by), || note(db, tenant, now, "signed in", &technician.name, &token.id.to_string()))?;
             Ok::<_, Refusal>(token)
         })?;
         Ok(TokenCreated { token, secret: secret.to_string() })
@@ -224,7 +232,12 @@ mod tests {
     }
 
     fn own(tenant: TenantId, technician: TechnicianId) -> Call<'static> {
-        let who = Some(Caller { role: Role::Auditor, tenant: Some(tenant), technician: Some(technician) });
+        let who = Some(Caller {
+            role: Role::Auditor,
+            tenant: Some(tenant),
+            technician: Some(technician),
+            token: Serial([1; 16]),
+        });
         Call { who, now: NOW, ..crate::matrix::call(tenant, None) }
     }
 

@@ -9,8 +9,9 @@ use gatepass_protocol::ids::{Serial, TenantId};
 use gatepass_protocol::slot::{LARGEST, OPEN_FOR, Tries};
 
 use crate::Inner;
-use crate::admin::{good_name, note};
+use crate::admin::good_name;
 use crate::api::{Page, Slot};
+use crate::audit::note;
 use crate::http::Slice;
 use crate::problem::Refusal;
 use crate::rng;

@@ -14,13 +14,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use gatepass_client::{Http, Proxies, Slot, Tls, edge};
-use gatepass_control::api::{Base64, InForce, NewStatement, Page, Statements, Technician};
+use gatepass_control::api::{Base64, InForce, Log, NewStatement, Page, Statements, Technician};
 use gatepass_protocol::Code;
 use gatepass_protocol::ids::{Serial, TenantId};
+use gatepass_protocol::log::Head;
 use gatepass_protocol::signed::Signed;
 use gatepass_protocol::slot::Tries;
 use gatepass_protocol::statement::{Kind, Statement};
 use gatepass_protocol::trust::TrustStore;
+use gatepass_protocol::witness::{Witness, Witnessed};
 
 use crate::files;
 use crate::profile::Profile;
@@ -41,10 +43,16 @@ struct Seen {
     /// When words were typed for phones.
     #[serde(default)]
     tries: Tries,
+    /// Of the audit log.
+    #[serde(default)]
+    log: Witness,
 }
 
 const OLD_BACKUP: &str = "nothing was signed. If the server was restored from an old backup, run 'gatepass resend'; if \
                           not, somebody is hiding the newest";
+
+const FORKED: &str = "If the server was restored from an old backup, that is why; if not, \
+                      somebody rewrites what happened: keep this machine's profile folder as evidence, and call the operator";
 
 impl Session {
     /// Reads the profile and its token.
@@ -182,6 +190,30 @@ impl Session {
             outcomes.push((kind, outcome));
         }
         Ok(outcomes)
+    }
+
+    /// The head of the audit log: signed with the key that this machine knows, and continuing the log that it has seen.
+    pub(crate) async fn log_head(&self) -> Result<(Head, Witnessed)> {
+        let mut seen = self.seen()?;
+        let shown: Log = self.http.get_json(&format!("/api/v1/log/{}?from={}", self.tenant, seen.log.seen())).await?;
+        let head = match seen.log.accept(self.tenant, &shown) {
+            Ok(head) => head,
+            Err(error) if error.is_alarm() => bail!("{error}. {FORKED}"),
+            Err(error) => bail!(error),
+        };
+        self.remember(&seen)?;
+        Ok((head, Witnessed { head: shown.head, log_key: shown.key }))
+    }
+
+    /// What goes before the entries after the first `from`.
+    pub(crate) async fn log_frontier(&self, from: u64) -> Result<Base64> {
+        let log: Log = self.http.get_json(&format!("/api/v1/log/{}?from={from}", self.tenant)).await?;
+        log.frontier.with_context(|| format!("the server says that its audit log has no {from} entries any more"))
+    }
+
+    /// The heads of the audit log that this machine has seen.
+    pub(crate) fn log_heads(&self) -> Result<Vec<Witnessed>> {
+        Ok(self.seen()?.log.heads())
     }
 
     fn seen(&self) -> Result<Seen> {

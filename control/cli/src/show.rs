@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use anyhow::Result;
 use serde::Serialize;
 
-use gatepass_control::api::is_unprintable;
+use gatepass_control::api::{civil, is_unprintable, rfc3339};
 
 use crate::say;
 
@@ -78,21 +78,36 @@ pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 
 /// `2026-11-22 03:40:07Z`.
 pub(crate) fn time(unix: u64) -> String {
-    let (year, month, day) = date(unix / 86_400);
-    let second = unix % 86_400;
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+    rfc3339(unix).replacen('T', " ", 1)
 }
 
-/// The civil date of a day since 1970: Howard Hinnant's `civil_from_days`, for days after 1970 only.
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+/// The reverse, of `2026-11-22`, `2026-11-22T03:40:07Z`, Unix seconds, or `36h` and `7d` before now.
+pub(crate) fn parse_time(text: &str, now: u64) -> Option<u64> {
+    if let Some((unit, count)) = [("h", 3600), ("d", 86_400)]
+        .into_iter()
+        .find_map(|(unit, seconds)| Some((seconds, text.strip_suffix(unit)?.parse::<u64>().ok()?)))
+    {
+        return now.checked_sub(count.checked_mul(unit)?);
+    }
+    if let Ok(unix) = text.parse() {
+        return Some(unix);
+    }
+    let text = text.trim_end_matches('Z').replace(' ', "T");
+    let (day, clock) = text.split_once('T').unwrap_or((&text, "00:00"));
+    let parts =
+        |text: &str, by: char| text.split(by).map(|part| part.parse::<u64>().ok()).collect::<Option<Vec<u64>>>();
+    let (wanted, clock) = (parts(day, '-')?, parts(clock, ':')?);
+    let [year, month, day] = wanted[..] else { return None };
+    let (hour, minute, second) = match clock[..] {
+        [hour, minute] => (hour, minute, 0),
+        [hour, minute, second] => (hour, minute, second),
+        _ => return None,
+    };
+    let is_clock = hour < 24 && minute < 60 && second < 60 && (1970..10_000).contains(&year);
+    // A year is searched by its months, which is as quick as a formula would be to read.
+    let first = (year - 1970) * 365 + (year - 1970) / 4;
+    let found = (first.saturating_sub(60)..first + 400).find(|days| civil(*days) == (year, month, day));
+    found.filter(|_| is_clock).map(|days| days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
 #[cfg(test)]
@@ -106,6 +121,14 @@ mod tests {
         assert_eq!(time(951_782_400), "2000-02-29 00:00:00Z");
         assert_eq!(time(1_795_318_807), "2026-11-22 03:40:07Z");
         assert_eq!(time(4_107_542_400), "2100-03-01 00:00:00Z");
+        for unix in [0, 951_782_399, 951_782_400, 1_795_318_807, 4_107_542_400, 9_000_000_001] {
+            assert_eq!(parse_time(&time(unix), 0), Some(unix));
+        }
+        assert_eq!(parse_time("2026-11-22", 0), Some(1_795_305_600));
+        assert_eq!((parse_time("7d", 604_801), parse_time("2h", 7200)), (Some(1), Some(0)));
+        for wrong in ["", "yesterday", "2026-13-01", "2026-02-30", "2026-11-22T25:00", "9d", "-1"] {
+            assert_eq!(parse_time(wrong, 0), None, "{wrong}");
+        }
     }
 
     #[test]

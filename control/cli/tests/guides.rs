@@ -43,6 +43,7 @@ fn every_command_of_the_guide_to_people_works() {
         "dana is a technician of \"Acme\"",
         "signed in as auditor until",
         "_gatepass",
+        "person added  dana",
     ] {
         assert!(said.contains(outcome), "{outcome}: {said}");
     }
@@ -64,6 +65,34 @@ fn every_command_of_the_guide_to_people_works() {
     admin.did(&format!("token remove {id}"));
     assert!(ask("inventory.token", "/computers").is_err());
     assert!(!tokens.contains(&token("inventory.token")));
+}
+
+#[test]
+fn every_command_of_the_guide_to_the_audit_log_works() {
+    let server = Server::start();
+    let admin = Administrator::of_tenant(&server, "Acme");
+    let computer = Computer::with(&admin.ticket("agent", ""), "web01");
+    server.enrol_agent(&computer.enrolment()).unwrap();
+    server.send_event(&computer.signed(computer.event(1, "hello"))).unwrap();
+    admin.did("technician add bo");
+    let mut said = String::new();
+    for command in commands(include_str!("../../../docs/guides/audit.md")) {
+        let words = words(&command);
+        let arguments: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+        let answer = admin.run(&arguments);
+        assert!(answer.ok, "{command}: {}", answer.err);
+        said.push_str(&answer.out);
+    }
+    for outcome in [
+        "web01  started  hello",
+        "\"event\":\"technician added\"",
+        "all of them are here, unchanged and in order",
+        "1 chosen entries are in it, unchanged",
+        "\"from\": 3",
+        "\"log_key\":",
+    ] {
+        assert!(said.contains(outcome), "{outcome}: {said}");
+    }
 }
 
 /// What cleo's authenticator shows.

@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use gatepass_protocol::ids::{Serial, TechnicianId, TenantId};
 use gatepass_protocol::keys::{Signer as _, SigningKey};
-use gatepass_protocol::signed::Signed;
+use gatepass_protocol::log::{Frontier, Head};
+use gatepass_protocol::signed::{Signed, Unverified};
 use gatepass_protocol::statement::{
     CertifiedKey, Draft, KeyUse, Purpose, RevocationTerms, Statement, Terms, TicketTerms,
 };
@@ -19,7 +20,7 @@ use gatepass_protocol::trust::CaPublic;
 use super::cluster::Cluster;
 use super::migrations::{MIGRATIONS, Migration};
 use super::*;
-use crate::api::{Named, NewCaKey, NewStatement, NewTechnician, Role, Technician, trail_hash};
+use crate::api::{Named, NewCaKey, NewStatement, NewTechnician, Role, Technician};
 use crate::http::{Call, Slice};
 use crate::problem::Refusal;
 use crate::{Control, http, matrix, rng};
@@ -167,18 +168,20 @@ impl Tenant {
     }
 
     fn trail_is_whole(&self) -> u64 {
-        let (mut previous, mut last, mut slice) = ([0; 32], 0, Slice::default());
+        let (mut grown, mut slice) = (Frontier::default(), Slice::default());
         loop {
             let page = self.control.inner.events(self.id, &slice).unwrap();
             for entry in page.items {
-                assert_eq!(entry.seq, last + 1, "a gap");
-                (previous, last) = (trail_hash(&previous, &entry.event.0), entry.seq);
-                assert_eq!(previous[..], entry.hash.0[..], "entry {last} was changed");
+                assert_eq!(entry.seq, grown.size() + 1, "a gap");
+                grown.push(entry.entry().leaf(), |_, _, _| {});
             }
             if page.next.is_none() {
-                return last;
+                let log = self.control.inner.log(self.id, 0, 1).unwrap();
+                let head = Unverified::<Head>::decode(log.head.0).unwrap().claimed().clone();
+                assert_eq!((head.size, head.root), (grown.size(), grown.root()), "an entry was changed");
+                return head.size;
             }
-            slice.after = last.to_be_bytes().to_vec();
+            slice.after = grown.size().to_be_bytes().to_vec();
         }
     }
 }

@@ -27,6 +27,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { both: include_str!("migrations/4.sql"), sqlite: "", postgres: "" },
     Migration { both: include_str!("migrations/5.sql"), sqlite: "", postgres: "" },
     Migration { both: include_str!("migrations/8.sql"), sqlite: "", postgres: "" },
+    Migration { both: include_str!("migrations/7.sql"), sqlite: "", postgres: "" },
 ];
 
 /// What Postgres calls the same things.

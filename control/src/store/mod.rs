@@ -8,6 +8,8 @@ mod answers;
 mod copy;
 mod enrolment;
 mod events;
+mod forwarded;
+mod log;
 mod migrations;
 mod people;
 mod postgres;
@@ -27,7 +29,9 @@ use gatepass_protocol::ids::TenantId;
 pub(crate) use answers::*;
 pub(crate) use copy::{back_up, restore};
 pub(crate) use enrolment::*;
-pub(crate) use events::{Actor, append, page};
+pub(crate) use events::{Actor, Filter, append, page};
+pub(crate) use forwarded::{behind, sent};
+pub(crate) use log::{Facts, Tree, catch_up_logs, log_key, log_size, set_log_key};
 pub(crate) use people::*;
 pub use postgres::Reason;
 pub(crate) use sign_ins::*;
@@ -208,3 +212,5 @@ fn read(path: &Path) -> Result<String, StoreError> {
 pub(crate) mod cluster;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod measure;

@@ -6,6 +6,18 @@ use super::{Db, StoreError};
 use crate::api::{CaKey, Tenant, hex};
 use crate::problem::Refusal;
 
+/// Under this name the operator's own acts are written down, in a log like a tenant's. It is listed nowhere, and has nothing else.
+pub(crate) const OPERATOR: TenantId = TenantId([0; 16]);
+
+/// Makes room for the operator's own log.
+pub(crate) fn insert_operator(db: &mut dyn Db, now: u64) -> Result<(), StoreError> {
+    db.execute(
+        "INSERT INTO tenants (id, name, created) VALUES (?1, '(operator)', ?2) ON CONFLICT DO NOTHING",
+        &[(&OPERATOR).into(), now.into()],
+    )?;
+    Ok(())
+}
+
 pub(crate) fn insert_tenant(db: &mut dyn Db, id: TenantId, name: &str, now: u64) -> Result<(), Refusal> {
     let added = db.execute(
         "INSERT INTO tenants (id, name, created) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO NOTHING",
@@ -15,6 +27,7 @@ pub(crate) fn insert_tenant(db: &mut dyn Db, id: TenantId, name: &str, now: u64)
 }
 
 pub(crate) fn tenants(db: &mut dyn Db, after: &[u8], limit: u64) -> Result<Vec<Tenant>, StoreError> {
+    let after = if after.is_empty() { &OPERATOR.0 } else { after };
     let values = [after.into(), limit.into()];
     db.rows("SELECT id, name, created FROM tenants WHERE id > ?1 ORDER BY id LIMIT ?2", &values, |row| {
         Ok(Tenant { id: row.next()?, name: row.next()?, created: row.next()? })
@@ -34,7 +47,9 @@ pub(crate) fn revision(db: &mut dyn Db, tenant: TenantId) -> Result<Option<u64>,
 
 /// The same of all tenants.
 pub(crate) fn revisions(db: &mut dyn Db) -> Result<Vec<(TenantId, u64)>, StoreError> {
-    db.rows("SELECT id, revision FROM tenants ORDER BY id", &[], |row| Ok((row.next()?, row.next()?)))
+    db.rows("SELECT id, revision FROM tenants WHERE id > ?1 ORDER BY id", &[(&OPERATOR).into()], |row| {
+        Ok((row.next()?, row.next()?))
+    })
 }
 
 /// Counts a change of what the tenant believes.

@@ -19,8 +19,8 @@ fn role(row: &mut Row) -> Result<Role, StoreError> {
 
 /// The hash of 256 random bits is looked up as it is: nobody can guess their way to it by how long that takes.
 pub(crate) fn token(db: &mut dyn Db, hash: &[u8; 32]) -> Result<Option<Known>, StoreError> {
-    db.row("SELECT role, tenant, technician, expires FROM tokens WHERE hash = ?1", &[hash.into()], |row| {
-        let caller = Caller { role: role(row)?, tenant: row.next()?, technician: row.next()? };
+    db.row("SELECT role, tenant, technician, id, expires FROM tokens WHERE hash = ?1", &[hash.into()], |row| {
+        let caller = Caller { role: role(row)?, tenant: row.next()?, technician: row.next()?, token: row.next()? };
         Ok(Known { caller, expires: row.next()? })
     })
 }
