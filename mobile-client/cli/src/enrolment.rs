@@ -18,7 +18,7 @@ use crate::{
     computers,
     home::{self, Home},
     terminal::{line, pin, typed},
-    when,
+    when, witness,
 };
 
 /// How often the control plane is asked whether the administrator has approved.
@@ -174,7 +174,8 @@ pub(crate) async fn status(home: &Home) -> Result<ExitCode> {
         Err(error) => line!("Control     {}", error),
     }
     shown?;
-    Ok(if reached.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let is_wrong = reached.is_ok() && witness::look(home, &profile).await?;
+    Ok(if reached.is_ok() && !is_wrong { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn show(profile: &Profile) -> Result<()> {

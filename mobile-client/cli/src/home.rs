@@ -8,9 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use gatepass_client::Proxies;
+use gatepass_client::{Proxies, api::Log};
 use gatepass_mobile::{book::Book, directory::Directory, profile::Profile};
-use gatepass_protocol::{slot::Tries, trust::TrustStore};
+use gatepass_protocol::{slot::Tries, trust::TrustStore, witness::NotTheLog};
 use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
@@ -57,6 +57,15 @@ impl Home {
         let mut profile = self.enrolled()?;
         profile.remember(trust);
         self.write(PROFILE, &profile.to_text())
+    }
+
+    /// Keeps the newest head of the audit log, if it continues what this phone has seen.
+    pub(crate) fn witness(&self, shown: &Log) -> Result<Result<(), NotTheLog>> {
+        let _lock = self.lock()?;
+        let mut profile = self.enrolled()?;
+        let seen = profile.witness(shown);
+        self.write(PROFILE, &profile.to_text())?;
+        Ok(seen)
     }
 
     /// Keeps the profile of an enrolment.

@@ -10,6 +10,7 @@ mod picture;
 mod scan;
 mod terminal;
 mod when;
+mod witness;
 
 use std::{os::unix::process::CommandExt, path::PathBuf, process::ExitCode};
 
@@ -53,6 +54,8 @@ enum Command {
     End(grants::End),
     /// Show the receipts of ended grants, each checked again
     Receipts,
+    /// Print the signed heads of the tenant's audit log that this phone has seen, for 'gatepass audit verify --witnessed'
+    Heads,
     /// Show who this phone is and whom it believes, with the newest lists
     Status,
 }
@@ -120,6 +123,7 @@ async fn act(cli: Cli) -> Result<ExitCode> {
         Command::Grants => grants::list(&home).await,
         Command::End(end) => end.run(&home).await,
         Command::Receipts => grants::receipts(&home).await,
+        Command::Heads => witness::heads(&home),
         Command::Status => enrolment::status(&home).await,
     }
 }

@@ -30,7 +30,7 @@ use crate::{
     home::Home,
     picture::Source,
     terminal::{ask, line, pin},
-    when,
+    when, witness,
 };
 
 #[derive(Args)]
@@ -165,6 +165,7 @@ impl Scan {
                     book.granted(Granted { grant, computer: computer.id, account, until });
                     book.met(computer);
                 })?;
+                witness::look(home, &profile).await?;
                 Ok(ExitCode::SUCCESS)
             }
             Outcome::Refused(code) => bail!("the computer refused: {code}"),

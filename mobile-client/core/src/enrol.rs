@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use gatepass_client::{
     Http, HttpError, Method, Proxies, Tls, TlsError,
-    api::{Base64, EnrolDevice, Waiting, Welcome},
+    api::{Base64, EnrolDevice, Log, Waiting, Welcome},
 };
 use gatepass_protocol::{
     Code,
@@ -153,6 +153,12 @@ pub async fn refresh(profile: &mut Profile, trust: &mut TrustStore, now: u64) ->
     }
     profile.remember(trust);
     Ok(())
+}
+
+/// The audit log's head as of now, for [`Profile::witness`].
+pub async fn log(profile: &Profile) -> Result<Log, EnrolError> {
+    let path = format!("/api/v1/log/{}?from={}", profile.tenant, profile.log_seen());
+    Ok(http(profile)?.get_json(&path).await?)
 }
 
 fn complete(profile: &mut Profile, welcome: &Welcome, now: u64) -> Result<(), EnrolError> {

@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use gatepass_client::{
     Endpoint, Proxies, Settings, Tls, TlsError,
-    api::{Base64, Statements},
+    api::{Base64, Log, Statements},
 };
 use gatepass_protocol::{
     Code,
@@ -16,6 +16,7 @@ use gatepass_protocol::{
     signed::Unverified,
     statement::{DeviceTerms, KeyUse, Statement},
     trust::{CaPublic, Certified, TrustStore},
+    witness::{NotTheLog, Witness, Witnessed},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use zeroize::Zeroizing;
@@ -52,6 +53,9 @@ pub struct Profile {
     otp_key: Option<String>,
     pub(crate) stage: Stage,
     statements: Statements,
+    /// What this phone has seen of the tenant's audit log.
+    #[serde(default)]
+    log: Witness,
     /// Through which proxy this phone goes out: a matter of the network that it is in, so whoever loads the profile says it.
     #[serde(skip, default = "Proxies::none")]
     pub proxies: Proxies,
@@ -124,6 +128,7 @@ impl Profile {
             otp_key: Some(beginning.otp_key),
             stage: beginning.stage,
             statements: Statements::default(),
+            log: Witness::default(),
             proxies: Proxies::none(),
         }
     }
@@ -197,6 +202,21 @@ impl Profile {
                 *kept = new;
             }
         }
+    }
+
+    /// How many entries of the audit log this phone has seen.
+    pub(crate) fn log_seen(&self) -> u64 {
+        self.log.seen()
+    }
+
+    /// Keeps the newest head of the audit log, if it continues what this phone has seen.
+    pub fn witness(&mut self, shown: &Log) -> Result<(), NotTheLog> {
+        self.log.accept(self.tenant, shown).map(drop)
+    }
+
+    /// The heads of the audit log that this phone has seen, for comparing with what an auditor was shown.
+    pub fn heads(&self) -> Vec<Witnessed> {
+        self.log.heads()
     }
 
     /// The own certificate, checked.
