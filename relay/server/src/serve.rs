@@ -92,8 +92,16 @@ async fn central(
         let control = control.clone();
         async move { control.follow().await }
     });
+    let forwarding = settings.collector()?.map(|collector| {
+        let control = control.clone();
+        tokio::spawn(async move { control.forward(&collector).await })
+    });
     let stop = async {
         stop.await;
+        // What is being sent is sent again after the next start.
+        if let Some(forwarding) = &forwarding {
+            forwarding.abort();
+        }
         // Regional relays that wait for news would be waited for.
         control.close();
     };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use gatepass_client::Endpoint;
-use gatepass_control::Database;
+use gatepass_control::{Collector, Database, NoCollector};
 use gatepass_protocol::ids::TenantId;
 use gatepass_relay::config::{self, Backplane, Config, ConfigError, Drain, Edge, Limits, Pairing, Tls};
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) backplane: Backplane,
     /// The control plane.
     pub(crate) control: Control,
+    /// Where the audit trail goes.
+    pub(crate) audit: Audit,
     /// A regional relay.
     pub(crate) region: Region,
     /// The log.
@@ -80,6 +82,16 @@ impl Default for Control {
             postgres_ca_file: PathBuf::new(),
         }
     }
+}
+
+/// Where the audit trail goes besides the database.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Audit {
+    /// A syslog collector: `tls://host:6514`, `tcp://host:601` or `udp://host:514`; empty: none.
+    pub(crate) syslog: String,
+    /// PEM file with the certificates to believe for a collector by TLS; a relative path is below `edge.state_dir`.
+    pub(crate) syslog_ca_file: PathBuf,
 }
 
 /// A regional relay: where its tenants come from.
@@ -190,6 +202,7 @@ impl Settings {
             let problem = "is empty; write the name of the SQLite file".into();
             return Err(ConfigError::Value { key: "control.database", problem });
         }
+        self.collector()?;
         if let Err(error) = self.log_filter() {
             return Err(ConfigError::Value { key: "log.filter", problem: error.to_string() });
         }
@@ -234,6 +247,25 @@ impl Settings {
         }
     }
 
+    /// The syslog collector, if there is one.
+    pub(crate) fn collector(&self) -> Result<Option<Collector>, ConfigError> {
+        if self.audit.syslog.is_empty() {
+            return Ok(None);
+        }
+        let collector: Collector = self
+            .audit
+            .syslog
+            .parse()
+            .map_err(|error: NoCollector| ConfigError::Value { key: "audit.syslog", problem: error.to_string() })?;
+        let file = &self.audit.syslog_ca_file;
+        if collector.is_tls() && file.as_os_str().is_empty() {
+            let problem = "is empty; name the file with the certificates to believe for the collector".into();
+            return Err(ConfigError::Value { key: "audit.syslog_ca_file", problem });
+        }
+        let file = (!file.as_os_str().is_empty()).then(|| self.edge.state_dir.join(file));
+        Ok(Some(collector.with_ca(file)))
+    }
+
     /// What is logged.
     pub(crate) fn log_filter(&self) -> Result<tracing_subscriber::EnvFilter, tracing_subscriber::filter::ParseError> {
         tracing_subscriber::EnvFilter::builder().parse(&self.log.filter)
@@ -269,6 +301,10 @@ mod tests {
     fn the_processs_own_keys_are_as_strict_as_the_relays() {
         let error = config::parse::<Settings>("[control]\ndatabse = 'x'").unwrap_err().to_string();
         assert!(error.contains("did you mean `control.database`?"), "{error}");
+        let settings = config::parse::<Settings>("[audit]\nsyslog = 'collector'").unwrap();
+        assert!(settings.check().unwrap_err().to_string().starts_with("`audit.syslog`"));
+        let settings = config::parse::<Settings>("[audit]\nsyslog = 'tls://collector:6514'").unwrap();
+        assert!(settings.check().unwrap_err().to_string().starts_with("`audit.syslog_ca_file`"));
         let settings = config::parse::<Settings>("[log]\nfilter = 'relay=loud'").unwrap();
         assert!(settings.check().unwrap_err().to_string().starts_with("`log.filter`"));
         let settings = config::parse::<Settings>("[log]\nfilter = 'verbose'").unwrap();
