@@ -40,7 +40,8 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Begins. Each socket is given to `open`, in the thread's own runtime, or with the limit at which it stops.
+    /// Begins. Each socket is given to `open`, in the thread's own runtime, or with the limit at which it stops: its address' own,
+    /// which `in_time` says, or that of all.
     ///
     /// # Errors
     ///
@@ -48,6 +49,7 @@ impl Acceptor {
     pub(crate) fn start(
         listener: TcpListener,
         core: Arc<Core>,
+        in_time: impl Fn(SocketAddr) -> Result<(), Limit> + Send + 'static,
         open: impl Fn(TcpStream, SocketAddr, Result<(), Limit>) + Send + 'static,
     ) -> io::Result<Self> {
         no_delay(&listener);
@@ -60,7 +62,7 @@ impl Acceptor {
                 Err(error) => return warn!(%error, "can't accept connections"),
             };
             tokio::select! {
-                () = accept(&listener, &core.admission, open) => {}
+                () = accept(&listener, &core.admission, in_time, open) => {}
                 _ = stop.wait_for(|stopping| *stopping) => {}
             }
             drop(listener);
@@ -93,6 +95,7 @@ impl Drop for Acceptor {
 async fn accept(
     listener: &TcpListener,
     admission: &Admission,
+    in_time: impl Fn(SocketAddr) -> Result<(), Limit>,
     open: impl Fn(TcpStream, SocketAddr, Result<(), Limit>),
 ) {
     loop {
@@ -101,7 +104,11 @@ async fn accept(
         for nth in 1.. {
             match next {
                 Some(Ok((socket, from))) => {
-                    let paced = admission.pace(seen).await;
+                    // An address that comes too often takes nothing of what there is for all.
+                    let paced = match in_time(from) {
+                        Ok(()) => admission.pace(seen).await,
+                        refused => refused,
+                    };
                     open(socket, from, paced);
                 }
                 Some(Err(error)) => {

@@ -99,14 +99,12 @@ impl Admission {
         Ok(())
     }
 
-    /// Lets a socket in as far as it has nothing said yet, or says at which limit it stops. `from` is not known yet where a
-    /// proxy has to say it first; then it is for [`Admission::in_time`] to judge.
-    pub(crate) fn admit(&self, from: Option<IpAddr>) -> Result<OwnedSemaphorePermit, Limit> {
-        let Ok(connection) = self.connections.clone().try_acquire_owned() else {
+    /// Lets a socket in that has said nothing yet, if there is room for one more.
+    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, Limit> {
+        self.connections.clone().try_acquire_owned().map_err(|_| {
             self.metrics.refused.inc(Limit::Connections);
-            return Err(Limit::Connections);
-        };
-        from.map_or(Ok(()), |from| self.in_time(from)).map(|()| connection)
+            Limit::Connections
+        })
     }
 
     /// Waits until one more may be there that has not authenticated.
@@ -212,7 +210,7 @@ mod tests {
     #[test]
     fn a_network_is_one_address_however_many_it_has() {
         let gate = gate(|_| {});
-        let hurried = |from| gate.admit(Some(from)).err() == Some(Limit::IpRate);
+        let hurried = |from| gate.in_time(from).err() == Some(Limit::IpRate);
         assert!(!hurried(v6(1, 1)));
         assert!(hurried(v6(2, 1)));
         assert!(!hurried(v6(1, 2)), "the neighbour is not to blame");
@@ -225,7 +223,7 @@ mod tests {
     #[test]
     fn an_attacker_with_many_addresses_fills_no_memory() {
         let gate = gate(|limits| limits.ip_tracked = 10);
-        let admitted = (0..1_000).filter(|network| gate.admit(Some(v6(1, *network))).is_ok()).count();
+        let admitted = (0..1_000).filter(|network| gate.in_time(v6(1, *network)).is_ok()).count();
         assert!(gate.addresses.len() <= 10);
         assert_eq!(admitted, 11, "ten of their own, and one from the bucket that all share");
     }
@@ -233,16 +231,16 @@ mod tests {
     #[test]
     fn sockets_are_counted_while_they_are_open_and_handshakes_while_they_last() {
         let gate = gate(|limits| (limits.connections, limits.handshakes) = (2, 1));
-        let first = gate.admit(Some(v6(1, 1))).unwrap();
+        let first = gate.admit().unwrap();
         let handshake = gate.turn_now().unwrap();
         assert_eq!(gate.turn_now().unwrap_err(), Limit::Handshakes);
         assert_eq!(gate.metrics.handshakes.get(), 1);
         drop(handshake);
-        let _second = gate.admit(Some(v6(1, 3))).unwrap();
+        let _second = gate.admit().unwrap();
         assert!(gate.turn_now().is_ok());
-        assert_eq!(gate.admit(Some(v6(1, 4))).unwrap_err(), Limit::Connections);
+        assert_eq!(gate.admit().unwrap_err(), Limit::Connections);
         drop(first);
-        assert!(gate.admit(Some(v6(1, 5))).is_ok());
+        assert!(gate.admit().is_ok());
     }
 
     #[tokio::test]

@@ -20,14 +20,14 @@
 use std::{
     convert::Infallible,
     future::poll_fn,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -75,6 +75,8 @@ pub type Api = Arc<dyn Fn(Request<Incoming>, SocketAddr) -> BoxFuture<'static, R
 const MAX_HEAD: usize = 16 * 1024;
 /// A probe of the backplane that takes longer counts as failed.
 const PROBE: Duration = Duration::from_secs(1);
+/// For how many times the handshake limit a socket may ask one thing after another. A balancer's own may for ever.
+const ASKING: u32 = 4;
 /// How long requests under way are given at the end.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
@@ -94,7 +96,8 @@ pub(crate) async fn serve(
         let (door, workers) = (door.clone(), Handle::current());
         move |socket, from, paced| door.clone().open(socket, from, paced, workers.clone())
     };
-    let mut acceptor = match Acceptor::start(listener, core.clone(), open) {
+    let at_door = door.clone();
+    let mut acceptor = match Acceptor::start(listener, core.clone(), move |from| at_door.in_time(from.ip()), open) {
         Ok(acceptor) => acceptor,
         Err(error) => return error!(%error, "can't accept connections"),
     };
@@ -138,6 +141,7 @@ struct Visit {
     door: Arc<Door>,
     /// The client, or the proxy that asks for one client after another.
     from: SocketAddr,
+    since: Instant,
     /// It is told that it stops at this limit, and nothing else.
     stopped: Option<Limit>,
     /// It has asked for something: from then on it may idle a while.
@@ -154,10 +158,14 @@ enum Turn {
 }
 
 impl Door {
+    /// Whether an address comes no more often than it may; a proxy has to say first for whom it does.
+    fn in_time(&self, from: IpAddr) -> Result<(), Limit> {
+        if self.proxies.contain(from) { Ok(()) } else { self.core.admission.in_time(from) }
+    }
+
     /// A new socket, in the acceptor's runtime. It goes over to the `workers` when it has its turn.
     fn open(self: Arc<Self>, socket: TcpStream, from: SocketAddr, paced: Result<(), Limit>, workers: Handle) {
-        let known = Some(from.ip()).filter(|from| !self.proxies.contain(*from));
-        match paced.and_then(|()| self.core.admission.admit(known)) {
+        match paced.and_then(|()| self.core.admission.admit()) {
             Ok(connection) => drop(tokio::spawn(self.first_byte(socket, from, connection, workers))),
             Err(limit) => self.stop(socket, from, limit),
         }
@@ -241,7 +249,7 @@ impl Door {
 
     fn visit(self: Arc<Self>, from: SocketAddr, stopped: Option<Limit>, entry: Option<Entry>) -> Arc<Visit> {
         let (asked, turn) = Default::default();
-        Arc::new(Visit { door: self, from, stopped, asked, entry: Mutex::new(entry), turn })
+        Arc::new(Visit { door: self, from, since: Instant::now(), stopped, asked, entry: Mutex::new(entry), turn })
     }
 
     fn handshake_limit(&self) -> Duration {
@@ -292,7 +300,11 @@ impl Visit {
     async fn http(self: Arc<Self>, socket: Socket) {
         let service = service_fn(|request| {
             let visit = self.clone();
-            async move { Ok::<_, Infallible>(visit.answer(request).await) }
+            async move {
+                let mut response = visit.answer(request).await;
+                visit.answered(&mut response);
+                Ok::<_, Infallible>(response)
+            }
         });
         let mut http = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -346,6 +358,17 @@ impl Visit {
             Turn::Stream(stream, http) => (Line::of_stream(reader, stream), http),
         };
         connection::begin(core, line, writer, http, handshake, connection).await;
+    }
+
+    /// Gives back the turn, of which who asks on and on has no need, and ends the socket where it has asked for long enough: so an
+    /// address has no more of them than it may open in that time.
+    fn answered(&self, response: &mut Response<Full<Bytes>>) {
+        if let Some(entry) = &mut *locked(&self.entry) {
+            entry.handshake = None;
+        }
+        if !self.door.proxies.contain(self.from.ip()) && self.since.elapsed() >= self.door.handshake_limit() * ASKING {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {

@@ -2,8 +2,9 @@
 //!
 //! When more come than there are turns, addresses take turns: one that has just come is next, then each in the order in which it
 //! had its last. Of one address, who came last is next. So somebody who comes alone waits neither for a crowd from elsewhere
-//! nor, while few come, for the crowd behind the same address; the crowd as a whole is no later for it. Whoever waits
-//! longer than it should is refused, so what is never served is never older than that.
+//! nor, while few come, for the crowd behind the same address; the crowd as a whole is no later for it. However many have just
+//! come, every fourth turn is for the address that has waited longest: a few that come again and again keep no office out.
+//! Whoever waits longer than it should is refused, so what is never served is never older than that.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -22,6 +23,9 @@ use crate::{
     metrics::{Held, Metrics},
 };
 
+/// Turns in a row for addresses that have just come, while others wait.
+const NEW_IN_A_ROW: u32 = 3;
+
 /// A bounded number of turns.
 #[derive(Debug)]
 pub(crate) struct Turns {
@@ -34,8 +38,10 @@ struct State {
     free: u32,
     /// Those who wait.
     addresses: HashMap<IpAddr, Address>,
-    /// Their addresses: the first is next.
+    /// Their addresses: the first is next. Those that have had no turn yet are below 0, the newest first.
     order: BTreeMap<i64, IpAddr>,
+    /// How many of those have been next, one after another.
+    new_in_a_row: u32,
     /// How many have waited: the number of the next.
     came: u64,
     /// The ends of the order, which is never as long as either could count.
@@ -133,7 +139,11 @@ impl State {
     }
 
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
-        let (_, from) = self.order.pop_first()?;
+        let (&first, _) = self.order.first_key_value()?;
+        let is_new = first < 0 && self.new_in_a_row < NEW_IN_A_ROW;
+        self.new_in_a_row = if is_new { self.new_in_a_row + 1 } else { 0 };
+        let place = if is_new { first } else { self.longest_waiting()? };
+        let from = self.order.remove(&place)?;
         let Entry::Occupied(mut address) = self.addresses.entry(from) else { return None };
         let (_, next) = address.get_mut().waiting.pop_last()?;
         if address.get().waiting.is_empty() {
@@ -145,6 +155,13 @@ impl State {
             self.order.insert(self.last, from);
         }
         Some(next)
+    }
+
+    /// The place of the address with whoever came first, of those that have had no turn and those that had one longest ago.
+    fn longest_waiting(&self) -> Option<i64> {
+        let ends = [self.order.range(..0).next_back(), self.order.range(0..).next()];
+        let since = |from: &IpAddr| self.addresses.get(from)?.waiting.first_key_value().map(|(number, _)| *number);
+        ends.into_iter().flatten().min_by_key(|(_, from)| since(from)).map(|(place, _)| *place)
     }
 
     fn leave(&mut self, from: IpAddr, number: u64) {
@@ -238,6 +255,26 @@ mod tests {
             drop(waiter.await.unwrap());
         }
         assert_eq!(waiting(&turns), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_who_come_again_and_again_keep_no_office_out() {
+        let turns = Turns::new(1, Arc::default());
+        let mut taken = turns.take().unwrap();
+        let mut office: Vec<_> = (0..3).map(|_| waiter!(turns, OFFICE)).collect();
+        let mut let_in = 0;
+        for _ in 0..12 {
+            let mut again = waiter!(turns, HOME);
+            drop(taken);
+            taken = match (&mut again).now_or_never().flatten() {
+                Some(turn) => turn,
+                None => {
+                    let_in += 1;
+                    office.pop().unwrap().await.unwrap()
+                }
+            };
+        }
+        assert_eq!(let_in, 3);
     }
 
     #[tokio::test(start_paused = true)]

@@ -61,7 +61,7 @@ impl Inside {
 
     /// Whether a socket from there is let in. It is gone at once.
     pub fn admits(&self, from: IpAddr) -> bool {
-        self.0.admission.admit(Some(from)).is_ok()
+        self.0.admission.in_time(from).and_then(|()| self.0.admission.admit()).is_ok()
     }
 
     /// The answer to a socket's first request, where that is for a WebSocket and here as a whole.

@@ -1,6 +1,11 @@
 //! HTTP, TLS, health, metrics, and the end.
 
-use std::{io::Cursor, num::NonZeroU32, sync::Arc};
+use std::{
+    io::Cursor,
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use gatepass_protocol::{
     Code,
@@ -18,7 +23,7 @@ use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
 
@@ -78,16 +83,40 @@ async fn a_connection_that_idles_between_two_requests_is_closed_and_nothing_is_w
     assert_eq!(relay.relay.metrics().refused.of(Limit::HandshakeTime).get(), 0);
 }
 
+/// Asks on a connection that stays open; what is read until the body's end.
+async fn ask_on(socket: &mut TcpStream) -> String {
+    socket.write_all(b"GET /health/live HTTP/1.1\r\nHost: relay\r\n\r\n").await.expect("sent");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"live\n") {
+        assert_ne!(timeout(PATIENCE, socket.read_buf(&mut answer)).await.expect("in time").expect("read"), 0);
+    }
+    String::from_utf8(answer).expect("text")
+}
+
+#[tokio::test]
+async fn who_asks_on_and_on_keeps_nobody_out_and_is_not_there_for_ever() {
+    let few = |config: &mut gatepass_relay::Config| {
+        (config.limits.handshakes, config.limits.handshake_seconds) = (1, NonZeroU32::MIN);
+    };
+    let relay = TestRelay::with(Tenancy::of([]), few).await;
+    let mut socket = TcpStream::connect(relay.address()).await.unwrap();
+    let mut answer = ask_on(&mut socket).await;
+    assert_eq!(status(&request(&relay, "GET /health/ready HTTP/1.1").await), "200", "beside one that stays");
+    let since = Instant::now();
+    while !answer.contains("connection: close") {
+        assert!(since.elapsed() < PATIENCE, "it asks for ever");
+        sleep(Duration::from_millis(200)).await;
+        answer = ask_on(&mut socket).await;
+    }
+    assert_eq!(timeout(PATIENCE, socket.read_buf(&mut Vec::new())).await.expect("closed in time").unwrap(), 0);
+}
+
 #[tokio::test]
 async fn a_connection_that_asked_for_something_else_before_becomes_a_websocket_too() {
     let mut tenant = Tenant::new(1);
     let relay = TestRelay::start(Tenancy::of([tenant.trust()])).await;
     let mut socket = TcpStream::connect(relay.address()).await.unwrap();
-    socket.write_all(b"GET /health/live HTTP/1.1\r\nHost: relay\r\n\r\n").await.unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"live\n") {
-        assert_ne!(timeout(PATIENCE, socket.read_buf(&mut answer)).await.expect("in time").unwrap(), 0);
-    }
+    ask_on(&mut socket).await;
     let mut agent = Client::over(socket, relay.address()).await.welcomed(&tenant.computer()).await;
     agent.open(1).await;
     drop(agent);
