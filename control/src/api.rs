@@ -2,6 +2,8 @@
 //!
 //! The command line uses the same types, so that both ends change together.
 
+mod audit;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,9 +13,9 @@ pub use gatepass_protocol::api::{
 };
 use gatepass_protocol::ids::{ComputerId, DeviceId, Serial, TechnicianId, TenantId};
 use gatepass_protocol::keys::Kid;
-use gatepass_protocol::log::Entry;
 use gatepass_protocol::statement::Kind;
 
+pub use self::audit::{Act, By, Outcome, TrailEntry};
 pub use crate::access::Role;
 
 /// Hexadecimal digits.
@@ -532,132 +534,6 @@ pub struct Computer {
     pub last_event: Option<u64>,
     /// Whether it stands on the revocation list.
     pub revoked: bool,
-}
-
-/// An entry of the audit trail.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct TrailEntry {
-    /// Its number, from 1, without gaps.
-    pub seq: u64,
-    /// When the server wrote it.
-    pub at: u64,
-    /// The computer that signed it; none where the control plane wrote down what it did for somebody.
-    #[serde(with = "optional_text", default)]
-    #[schemars(with = "Option<String>")]
-    pub computer: Option<ComputerId>,
-    /// Whether that computer was revoked by then, so that its word may be somebody else's.
-    #[serde(default)]
-    pub revoked: bool,
-    /// The signed event, or the JSON of an [`Act`].
-    #[schemars(with = "String")]
-    pub event: Base64,
-    /// The certificate chain of the computer that signed it, for checking its signature.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<String>")]
-    pub chain: Vec<Base64>,
-    /// The way from it to the root of the log, where it was asked for: hashes of 32 bytes, one behind the other.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub proof: Option<Base64>,
-}
-
-impl TrailEntry {
-    /// What the log's tree is made of.
-    pub fn entry(&self) -> Entry {
-        Entry { received: self.at, computer: self.computer, revoked: self.revoked, event: self.event.0.to_vec() }
-    }
-}
-
-/// What came of something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Outcome {
-    /// It was done.
-    Done,
-    /// A technician said no.
-    Denied,
-    /// The agent or the policy said no.
-    Refused,
-    /// Somebody should look at it.
-    Alert,
-}
-
-impl Outcome {
-    /// All of them.
-    pub const ALL: [Outcome; 4] = [Outcome::Done, Outcome::Denied, Outcome::Refused, Outcome::Alert];
-
-    /// The name in the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Outcome::Done => "done",
-            Outcome::Denied => "denied",
-            Outcome::Refused => "refused",
-            Outcome::Alert => "alert",
-        }
-    }
-}
-
-impl std::str::FromStr for Outcome {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Outcome, String> {
-        let known = || Outcome::ALL.map(Outcome::name).join(", ");
-        let found = Outcome::ALL.into_iter().find(|outcome| outcome.name() == text);
-        found.ok_or_else(|| format!("there is no outcome {text:?}; known are: {}", known()))
-    }
-}
-
-/// Who did something at the control plane.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct By {
-    /// As what.
-    pub role: Role,
-    /// Whose token it was, if it was one's.
-    #[serde(with = "optional_text", default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub technician: Option<TechnicianId>,
-    /// With which token.
-    #[serde(with = "text")]
-    #[schemars(with = "String")]
-    pub token: Serial,
-    /// By which request: `POST /tenants/{tenant}/technicians`.
-    pub request: String,
-}
-
-/// What happened at the control plane: what an administrator did, or who enrolled with which ticket.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Act {
-    /// When.
-    pub at: u64,
-    /// What, in a few words: "ticket added".
-    pub act: String,
-    /// To what: an identifier or a name.
-    pub to: String,
-    /// More about it, in words.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub detail: String,
-    /// Who did it; none where nobody needed to be signed in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<By>,
-}
-
-/// `2026-11-22T03:40:07Z`.
-pub fn rfc3339(unix: u64) -> String {
-    let (year, month, day) = civil(unix / 86_400);
-    let second = unix % 86_400;
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
-}
-
-/// The civil date of a day since 1970: Howard Hinnant's `civil_from_days`, for days after 1970 only.
-pub fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 /// Whether a character would do something to a terminal or hide something from its reader: controls, and the marks that

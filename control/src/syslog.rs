@@ -19,12 +19,13 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
+use gatepass_protocol::calendar::rfc3339;
 use gatepass_protocol::event::Event;
 use gatepass_protocol::ids::TenantId;
 use gatepass_protocol::signed::Unverified;
 
 use crate::Control;
-use crate::api::{Act, TrailEntry, is_unprintable, rfc3339};
+use crate::api::{Act, TrailEntry, is_unprintable};
 use crate::store::{self, Facts, Filter, Scope, StoreError};
 
 /// Entries that are sent before it is written down that they were.

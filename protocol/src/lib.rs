@@ -24,6 +24,7 @@
 //! `docs/PROTOCOL.md` says the same for somebody who writes a client in another language.
 
 pub mod api;
+pub mod calendar;
 pub mod channel;
 pub mod code;
 mod cpace;

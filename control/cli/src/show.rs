@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 use anyhow::Result;
 use serde::Serialize;
 
-use gatepass_control::api::{civil, is_unprintable, rfc3339};
+use gatepass_control::api::is_unprintable;
+use gatepass_protocol::calendar::{civil, rfc3339};
 
 use crate::say;
 

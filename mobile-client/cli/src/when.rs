@@ -1,5 +1,7 @@
 //! Times for people, in UTC: a phone and a computer need not share a time zone, and both say which they mean.
 
+use gatepass_protocol::calendar::civil;
+
 /// `2026-11-22 14:35 UTC`.
 pub(crate) fn date(unix: u64) -> String {
     let (days, seconds) = (unix / 86_400, unix % 86_400);
@@ -20,18 +22,6 @@ pub(crate) fn span(seconds: u64) -> String {
         7200..=172_799 => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
         _ => format!("{} days", seconds / 86_400),
     }
-}
-
-/// Year, month and day of a count of days since 1970, by eras of 400 years that begin in March.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]
