@@ -13,7 +13,7 @@ use gatepass_control::api::{CaKey, NewCaKey, hex};
 use gatepass_protocol::ids::Serial;
 use gatepass_protocol::keys::{Signer as _, SigningKey};
 use gatepass_protocol::signed::Unverified;
-use gatepass_protocol::statement::{CertifiedKey, Draft, KeyUse, RevokerTerms, Statement};
+use gatepass_protocol::statement::{RevokerTerms, Statement};
 use gatepass_protocol::trust::CaPublic;
 use gatepass_protocol::vault;
 
@@ -175,17 +175,9 @@ impl Create {
         let trust = session.trust().await?;
         let ca = self.unlock.open(session)?;
         let password = password::choose(&self.name, self.new_password_file.as_deref())?;
-        let (key, serial, now) =
-            (SigningKey::generate(&mut edge::rng()), Serial::random(&mut edge::rng()), edge::now());
-        let draft = Draft {
-            serial,
-            tenant: session.tenant,
-            subject: serial.0,
-            keys: vec![CertifiedKey { key_use: KeyUse::Sign, key: key.public_key() }],
-            not_before: now,
-            not_after: now + self.days * 86_400,
-            epoch: trust.revocation_epoch(),
-        };
+        let key = SigningKey::generate(&mut edge::rng());
+        let draft = session.draft(&trust, &key, self.days * 86_400);
+        let (serial, now) = (draft.serial, draft.not_before);
         let terms = RevokerTerms { max_epoch: trust.revocation_epoch() + self.lists };
         let statement = draft.sign(&terms, &ca)?;
         files::write_secret(

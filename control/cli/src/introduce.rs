@@ -10,12 +10,11 @@ use clap::Args;
 use gatepass_client::edge;
 use gatepass_control::api::{self, PendingDevice};
 use gatepass_protocol::enrol::Ticket;
-use gatepass_protocol::ids::Serial;
-use gatepass_protocol::keys::{Signer as _, SigningKey};
+use gatepass_protocol::keys::SigningKey;
 use gatepass_protocol::qr::tenant_tag;
 use gatepass_protocol::slot::administrator::Answering;
 use gatepass_protocol::slot::{Ended, OPEN_FOR};
-use gatepass_protocol::statement::{CertifiedKey, Draft, KeyUse, Purpose, TicketTerms};
+use gatepass_protocol::statement::{Purpose, TicketTerms};
 use gatepass_protocol::trust::TrustStore;
 use gatepass_protocol::words::{NotWords, Words};
 
@@ -109,25 +108,11 @@ impl Enrol {
 
     /// A ticket for this one phone, and for as long as the slot is open.
     fn ticket(&self, session: &Session, trust: &TrustStore, ca: &SigningKey, url: String) -> Result<Ticket> {
-        let (now, key) = (edge::now(), SigningKey::generate(&mut edge::rng()));
-        let serial = Serial::random(&mut edge::rng());
-        let draft = Draft {
-            serial,
-            tenant: session.tenant,
-            subject: serial.0,
-            keys: vec![CertifiedKey { key_use: KeyUse::Sign, key: key.public_key() }],
-            not_before: now,
-            not_after: now + OPEN_FOR,
-            epoch: trust.revocation_epoch(),
-        };
-        let terms = TicketTerms { purpose: Purpose::Phone, uses: 1, tags: Vec::new(), certificates_until: now };
-        Ok(Ticket {
-            statement: draft.sign(&terms, ca)?.bytes().clone(),
-            seed: *key.seed(),
-            url,
-            tls_ca_pem: session.profile.server_ca_pem()?,
-            cas: session.profile.cas.clone(),
-        })
+        let key = SigningKey::generate(&mut edge::rng());
+        let draft = session.draft(trust, &key, OPEN_FOR);
+        let certificates_until = draft.not_before;
+        let terms = TicketTerms { purpose: Purpose::Phone, uses: 1, tags: Vec::new(), certificates_until };
+        session.ticket(&draft.sign(&terms, ca)?, &key, Some(url))
     }
 
     async fn exchange(

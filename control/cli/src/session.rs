@@ -16,11 +16,13 @@ use serde::{Deserialize, Serialize};
 use gatepass_client::{Http, Proxies, Slot, Tls, edge};
 use gatepass_control::api::{Base64, InForce, Log, NewStatement, Page, Statements, Technician};
 use gatepass_protocol::Code;
+use gatepass_protocol::enrol::Ticket;
 use gatepass_protocol::ids::{Serial, TenantId};
+use gatepass_protocol::keys::{Signer as _, SigningKey};
 use gatepass_protocol::log::Head;
 use gatepass_protocol::signed::Signed;
 use gatepass_protocol::slot::Tries;
-use gatepass_protocol::statement::{Kind, Statement};
+use gatepass_protocol::statement::{CertifiedKey, Draft, KeyUse, Kind, Statement};
 use gatepass_protocol::trust::TrustStore;
 use gatepass_protocol::witness::{Witness, Witnessed};
 
@@ -62,6 +64,36 @@ impl Session {
         let tls = Tls::from_pem(profile.server_ca_pem()?.as_deref())?;
         let http = Http::new(&profile.url, tls, Proxies::from_environment()?)?.with_bearer(&token);
         Ok(Session { tenant: profile.tenant()?, profile, profile_path: profile_path.to_owned(), http })
+    }
+
+    /// A statement about a new key, from now on for so many seconds.
+    pub(crate) fn draft(&self, trust: &TrustStore, key: &SigningKey, seconds: u64) -> Draft {
+        let (now, serial) = (edge::now(), Serial::random(&mut edge::rng()));
+        Draft {
+            serial,
+            tenant: self.tenant,
+            subject: serial.0,
+            keys: vec![CertifiedKey { key_use: KeyUse::Sign, key: key.public_key() }],
+            not_before: now,
+            not_after: now + seconds,
+            epoch: trust.revocation_epoch(),
+        }
+    }
+
+    /// A ticket for whoever holds it, by this statement and its key.
+    pub(crate) fn ticket(
+        &self,
+        statement: &Signed<Statement>,
+        key: &SigningKey,
+        url: Option<String>,
+    ) -> Result<Ticket> {
+        Ok(Ticket {
+            statement: statement.bytes().clone(),
+            seed: *key.seed(),
+            url: url.unwrap_or_else(|| self.profile.url.clone()),
+            tls_ca_pem: self.profile.server_ca_pem()?,
+            cas: self.profile.cas.clone(),
+        })
     }
 
     /// GET something of the tenant.

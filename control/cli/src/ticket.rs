@@ -8,10 +8,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use gatepass_client::edge;
 use gatepass_control::api;
-use gatepass_protocol::enrol::Ticket;
-use gatepass_protocol::ids::Serial;
-use gatepass_protocol::keys::{Signer as _, SigningKey};
-use gatepass_protocol::statement::{CertifiedKey, Draft, KeyUse, Purpose, TicketTerms};
+use gatepass_protocol::keys::SigningKey;
+use gatepass_protocol::statement::{Purpose, TicketTerms};
 
 use crate::session::Session;
 use crate::{ca, files, say, show};
@@ -77,26 +75,12 @@ async fn make(session: &Session, new: New) -> Result<()> {
     let out = new.out.unwrap_or_else(|| PathBuf::from(default_out));
     let trust = session.trust().await?;
     let ca = new.unlock.open(session)?;
-    let (now, key) = (edge::now(), SigningKey::generate(&mut edge::rng()));
-    let serial = Serial::random(&mut edge::rng());
-    let draft = Draft {
-        serial,
-        tenant: session.tenant,
-        subject: serial.0,
-        keys: vec![CertifiedKey { key_use: KeyUse::Sign, key: key.public_key() }],
-        not_before: now,
-        not_after: now + new.hours * 3600,
-        epoch: trust.revocation_epoch(),
-    };
+    let key = SigningKey::generate(&mut edge::rng());
+    let draft = session.draft(&trust, &key, new.hours * 3600);
+    let (serial, now) = (draft.serial, draft.not_before);
     let terms = TicketTerms { purpose, uses: new.uses, tags: new.tags, certificates_until: now + new.days * 86_400 };
     let statement = draft.sign(&terms, &ca)?;
-    let ticket = Ticket {
-        statement: statement.bytes().clone(),
-        seed: *key.seed(),
-        url: new.url.unwrap_or_else(|| session.profile.url.clone()),
-        tls_ca_pem: session.profile.server_ca_pem()?,
-        cas: session.profile.cas.clone(),
-    };
+    let ticket = session.ticket(&statement, &key, new.url)?;
     // The file first: a ticket that the server knows and nobody holds would only be clutter.
     files::write_secret(&out, &format!("{}\n", *zeroize::Zeroizing::new(ticket.to_text())))?;
     if let Err(error) = session.submit(&statement).await {

@@ -25,16 +25,10 @@ fn every_command_of_the_guide_to_people_works() {
         .lines()
         .map(|line| if line.starts_with("token_file") { format!("token_file = \"{own}\"") } else { line.into() });
     admin.write("cleo.toml", &own.collect::<Vec<String>>().join("\n"));
-    let mut said = String::new();
-    for command in commands(include_str!("../../../docs/guides/people.md")) {
+    let said = run(&admin, include_str!("../../../docs/guides/people.md"), |command| {
         let command = command.replace("$URL", &server.url);
-        let command = if command.contains("$CODE") { command.replace("$CODE", &code(&admin)) } else { command };
-        let words = words(&command);
-        let arguments: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
-        let answer = admin.run(&arguments);
-        assert!(answer.ok, "{command}: {}", answer.err);
-        said.push_str(&answer.out);
-    }
+        if command.contains("$CODE") { command.replace("$CODE", &code(&admin)) } else { command }
+    });
     for outcome in [
         "bo@acme.example",
         "\"name\": \"night shift\"",
@@ -75,14 +69,7 @@ fn every_command_of_the_guide_to_the_audit_log_works() {
     server.enrol_agent(&computer.enrolment()).unwrap();
     server.send_event(&computer.signed(computer.event(1, "hello"))).unwrap();
     admin.did("technician add bo");
-    let mut said = String::new();
-    for command in commands(include_str!("../../../docs/guides/audit.md")) {
-        let words = words(&command);
-        let arguments: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
-        let answer = admin.run(&arguments);
-        assert!(answer.ok, "{command}: {}", answer.err);
-        said.push_str(&answer.out);
-    }
+    let said = run(&admin, include_str!("../../../docs/guides/audit.md"), |command| command);
     for outcome in [
         "web01  started  hello",
         "\"event\":\"technician added\"",
@@ -103,13 +90,20 @@ fn code(admin: &Administrator) -> String {
     totp_rs::Builder::new().with_secret(secret).build().unwrap().generate(edge::now()).to_string()
 }
 
-/// The lines of the shell blocks.
-fn commands(guide: &str) -> Vec<String> {
-    let blocks = guide.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let lines: Vec<String> =
-        blocks.flat_map(str::lines).filter(|line| line.starts_with("gatepass ")).map(str::to_owned).collect();
-    assert!(lines.len() > 10, "the guide has lost its commands");
-    lines
+/// Runs every command of a guide, as it becomes here; what all of them said.
+fn run(admin: &Administrator, guide: &str, here: impl Fn(String) -> String) -> String {
+    let mut said = String::new();
+    let commands = harness::shell_lines(guide);
+    assert!(commands.len() > 10, "the guide has lost its commands");
+    for command in commands {
+        let command = here(command.to_owned());
+        let words = words(&command);
+        let arguments: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+        let answer = admin.run(&arguments);
+        assert!(answer.ok, "{command}: {}", answer.err);
+        said.push_str(&answer.out);
+    }
+    said
 }
 
 /// The words of a command, as a shell would split them.

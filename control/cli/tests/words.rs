@@ -271,8 +271,7 @@ fn every_command_of_the_guide_to_enrolment_works() {
     let server = Server::start();
     let admin = Administrator::of_tenant(&server, "Acme");
     let guide = include_str!("../../../docs/guides/enrolment.md");
-    let blocks = guide.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let commands: Vec<&str> = blocks.flat_map(str::lines).filter(|line| line.starts_with("gatepass ")).collect();
+    let commands = harness::shell_lines(guide);
     assert!(commands.len() >= 8, "the guide has lost its commands");
     harness::write_secret(&admin.path("night"), "orbit-kettle-marrow-fiddle-62");
     let mut device = String::new();

@@ -307,3 +307,9 @@ impl Phone {
         Phone { id, sign, enrolment, fingerprint: fingerprint(&request) }
     }
 }
+
+/// The commands in the shell blocks of a guide.
+pub(crate) fn shell_lines(guide: &str) -> Vec<&str> {
+    let blocks = guide.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.flat_map(str::lines).filter(|line| line.starts_with("gatepass ")).collect()
+}
