@@ -1,6 +1,6 @@
 //! How long the audit trail takes to list and search, when there is a lot of it: fills a SQLite file and measures.
 //!
-//! `EVENTS=1000000 cargo nextest run --release -p gatepass-control --run-ignored only --no-capture -E 'test(the_trail_is_searched)'`
+//! `EVENTS=1000000 cargo nextest run --locked --release -p gatepass-control --run-ignored only --no-capture -E 'test(searching_the_trail)'`
 
 #![allow(clippy::print_stdout, reason = "the figures are what it is for")]
 
@@ -88,8 +88,8 @@ fn p99(mut took: Vec<Duration>) -> (Duration, Duration) {
 }
 
 #[test]
-#[ignore = "takes minutes and gigabytes: for the figures in docs"]
-fn the_trail_is_searched_within_a_tenth_of_a_second() {
+#[ignore = "measures, for docs/guides/audit.md: minutes, and a gigabyte for a million events"]
+fn searching_the_trail() {
     let events: u64 = std::env::var("EVENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
     let folder = tempfile::TempDir::new_in(std::env::var("FOLDER").unwrap_or("/tmp".into())).unwrap();
     let path = folder.path().join("control.sqlite");
@@ -135,7 +135,6 @@ fn the_trail_is_searched_within_a_tenth_of_a_second() {
         });
         let (half, most) = p99(took.collect());
         println!("{name:24} p50 {half:>10.1?}  p99 {most:>10.1?}");
-        assert!(most < Duration::from_millis(100), "{name} takes too long");
     }
     let took = (0..300).map(|_| {
         let begun = Instant::now();
@@ -144,5 +143,4 @@ fn the_trail_is_searched_within_a_tenth_of_a_second() {
     });
     let (half, most) = p99(took.collect());
     println!("{:24} p50 {half:>10.1?}  p99 {most:>10.1?}", "a head with its proof");
-    assert!(most < Duration::from_millis(100));
 }
